@@ -1,0 +1,1 @@
+"""PostgreSQL: everything that knows the driver, nothing that knows HTTP."""

@@ -1,0 +1,228 @@
+"""Connections that heal themselves, and the one place where driver errors become ours.
+
+Nobody waits longer than its deadline for a database that does not answer. Measured with
+PostgreSQL stopped by SIGSTOP: cancelling a query, and asyncpg's own timeouts, wait for the
+server; only waiting for the task without awaiting its end returns in time.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
+
+import asyncpg
+import orjson
+
+from gateway.core.errors import GatewayError, StorageUnavailable
+from gateway.storage.queries import all_queries
+
+if TYPE_CHECKING:  # generic in its type stubs, not when it runs
+    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection
+Answer = TypeVar("Answer")
+Operation: TypeAlias = Callable[[Connection], Awaitable[Answer]]
+
+# ValueError is what asyncpg raises for a DSN it cannot read; that is found at the start.
+DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+
+# What the client sent, not an outage: these pass through as they are.
+CALLER_ERRORS = (
+    asyncpg.NotNullViolationError,
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseSettings:
+    """Where the database is and how it is spoken to."""
+
+    dsn: str
+    connect_timeout_s: float = 2.0
+    statement_cache_size: int = 100
+
+
+@dataclass(slots=True)
+class _Lane:
+    """The place of one connection; empty until it is needed, and after a failure."""
+
+    connection: Connection | None = None
+
+    def drop(self) -> None:
+        # terminate() only closes the socket; close() would wait for the server to answer.
+        if self.connection is not None and not self.connection.is_closed():
+            self.connection.terminate()
+        self.connection = None
+
+
+@dataclass(slots=True)
+class Connections:
+    """A few dedicated connections, each used by one operation at a time."""
+
+    settings: DatabaseSettings
+    size: int
+    _idle: asyncio.LifoQueue[_Lane] = field(default_factory=asyncio.LifoQueue)
+    _running: set[asyncio.Task[Any]] = field(default_factory=set)
+    _lanes: list[_Lane] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._lanes = [_Lane() for _ in range(self.size)]
+        for lane in self._lanes:
+            self._idle.put_nowait(lane)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @property
+    def open_count(self) -> int:
+        """How many connections are open now."""
+        return sum(
+            lane.connection is not None and not lane.connection.is_closed() for lane in self._lanes
+        )
+
+    @property
+    def idle_count(self) -> int:
+        """How many places are free for an operation now."""
+        return self._idle.qsize()
+
+    async def run(self, operation: Operation[Answer], timeout_s: float) -> Answer:
+        """Run `operation` on a connection of its own for that time.
+
+        The deadline covers waiting for a free connection, connecting and the operation itself.
+        Raises StorageUnavailable in time, whatever the server does. An operation whose caller
+        gave up goes on to its own end: what it commits is committed once.
+        """
+        lane_taken: list[_Lane] = []
+        task = asyncio.create_task(self._run(operation, lane_taken))
+        self._running.add(task)
+        task.add_done_callback(self._finished)
+        done, _ = await asyncio.wait({task}, timeout=timeout_s)
+        if done:
+            return task.result()
+        self._give_up(task, lane_taken)
+        raise StorageUnavailable("timeout")
+
+    async def _run(self, operation: Operation[Answer], lane_taken: list[_Lane]) -> Answer:
+        try:
+            lane = await self._idle.get()
+            lane_taken.append(lane)
+            try:
+                return await operation(await self._connected(lane))
+            except BaseException as error:
+                if not isinstance(error, (*CALLER_ERRORS, GatewayError)):
+                    lane.drop()
+                raise
+            finally:
+                self._idle.put_nowait(lane)
+        except CALLER_ERRORS:
+            raise
+        except DRIVER_ERRORS as error:
+            raise StorageUnavailable(cause_of(error)) from error
+
+    async def _connected(self, lane: _Lane) -> Connection:
+        if lane.connection is None or lane.connection.is_closed():
+            lane.connection = await connect(self.settings)
+        return lane.connection
+
+    def _give_up(self, task: asyncio.Task[Any], lane_taken: list[_Lane]) -> None:
+        if lane_taken and lane_taken[0].connection is not None:
+            # The pending query ends by itself with a connection error. Cancelling it instead
+            # would make asyncpg open a connection to cancel it on the server, and wait for that.
+            lane_taken[0].drop()
+        else:
+            task.cancel()
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        # Read the exception, so that one nobody waits for any more is not called "never retrieved".
+        if not task.cancelled():
+            task.exception()
+
+    async def close(self) -> None:
+        """Close every connection; what is running is given a moment to end."""
+        if self._running:
+            _, late = await asyncio.wait(
+                set(self._running), timeout=self.settings.connect_timeout_s
+            )
+            for task in late:
+                task.cancel()
+        for lane in self._lanes:
+            lane.drop()
+
+
+def cause_of(error: Exception) -> str:
+    """One word for a driver error, from a small set: it becomes a metric's label."""
+    if isinstance(error, asyncpg.PostgresError):
+        return f"sqlstate_{(error.sqlstate or 'unknown')[:2]}"
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    return "connection"
+
+
+async def connect(settings: DatabaseSettings) -> Connection:
+    """A connection as every part of the gateway uses it. Raises a driver error."""
+    connection = await asyncpg.connect(
+        settings.dsn,
+        timeout=settings.connect_timeout_s,
+        statement_cache_size=settings.statement_cache_size,
+        server_settings={
+            "application_name": "a2a-budget-gateway",
+            "timezone": "UTC",
+            # Our statements are short and always the same: plans are made once, never compiled.
+            "jit": "off",
+            "plan_cache_mode": "force_generic_plan",
+        },
+    )
+    await connection.set_type_codec(
+        "jsonb", schema="pg_catalog", encoder=_encode_json, decoder=orjson.loads
+    )
+    return connection
+
+
+def _encode_json(value: object) -> str:
+    return orjson.dumps(value).decode()
+
+
+class WrongStatement(Exception):
+    """A statement of ours does not fit the database: our mistake or a foreign schema, no outage."""
+
+
+async def require_statements(settings: DatabaseSettings) -> None:
+    """Prepare every query once. Raises WrongStatement for the first that the server refuses."""
+    connection = await connect(settings)
+    try:
+        for name, text in all_queries().items():
+            try:
+                await connection.prepare(text)
+            except (asyncpg.SyntaxOrAccessError, asyncpg.DataError) as error:
+                raise WrongStatement(f"queries/{name}.sql: {error}") from error
+    finally:
+        connection.terminate()
+
+
+async def wait_until_answering(settings: DatabaseSettings, deadline_s: float) -> None:
+    """Return when the database accepts a connection. Raises StorageUnavailable at the deadline."""
+    give_up_at = time.monotonic() + deadline_s
+    while True:
+        try:
+            connection = await connect(settings)
+        except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError):
+            raise  # waiting does not help
+        except DRIVER_ERRORS as error:
+            if time.monotonic() > give_up_at:
+                raise StorageUnavailable(cause_of(error)) from error
+            await asyncio.sleep(0.2)
+        else:
+            connection.terminate()
+            return

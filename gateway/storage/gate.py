@@ -1,0 +1,180 @@
+"""The gate: what has this workspace spent? Asked before every call, answered by few queries.
+
+Calls that arrive while queries are under way wait for the next one, which starts after they
+arrived and answers for all of them together. A decision is thus never older than its call, and
+the database sees a bounded number of queries however many calls come in. There is no cache.
+
+Waiting is bounded by the deadline, whatever the server does. After a few failures in a row a
+breaker opens: calls are told at once that the budget cannot be read, and one probe at a time
+finds out when it can be again.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeAlias
+
+from gateway.core.errors import StorageUnavailable, UnknownWorkspace
+from gateway.storage.budgets import WorkspaceBudget, read_budgets
+from gateway.storage.database import Connection, Connections
+from gateway.storage.workspace_key import WorkspaceKeys
+
+Answer: TypeAlias = "asyncio.Future[WorkspaceBudget | None]"
+
+# A timer that fires this late was held up by our own event loop.
+STALL_S = 0.01
+OPEN_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class GateSettings:
+    """The gate's limits and deadlines."""
+
+    timeout_s: float = 0.05
+    workspaces_per_query_max: int = 500
+    failures_to_open: int = 3
+    probe_interval_s: float = 0.1
+    # A probe may have to connect first, to a server that has only just come back.
+    probe_timeout_s: float = 0.5
+
+    @property
+    def query_timeout_s(self) -> float:
+        """When a query is given up and its connection with it; callers have left long before."""
+        return 2 * self.timeout_s
+
+
+def _database_now() -> None:
+    return None
+
+
+@dataclass(slots=True)
+class Gate:
+    """Answers for any number of callers; `query_count` tells how few queries that took."""
+
+    connections: Connections
+    keys: WorkspaceKeys
+    settings: GateSettings = field(default_factory=GateSettings)
+    # What counts as now; None is the database's clock. Tests set it.
+    as_of: Callable[[], datetime | None] = _database_now
+    query_count: int = 0
+    _waiting: dict[str, Answer] = field(default_factory=dict)
+    _queries: set[asyncio.Task[None]] = field(default_factory=set)
+    _failures: int = 0
+    _probe: asyncio.Task[None] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the breaker is open: the budget cannot be read, and calls do not wait for it."""
+        return self._probe is not None
+
+    async def ask(self, workspace_id: str) -> WorkspaceBudget:
+        """The workspace's budget, read after this call began.
+
+        Raises UnknownWorkspace, and StorageUnavailable within the deadline.
+        """
+        key = self.keys.existing(workspace_id)
+        if self.is_open:
+            raise StorageUnavailable("breaker_open")
+        answer = self._answer_for(key)
+        # Shielded, because callers share the answer: one that leaves must not take it away.
+        if (found := await asyncio.shield(answer)) is None:
+            raise UnknownWorkspace
+        return found
+
+    def _answer_for(self, key: str) -> Answer:
+        if key in self._waiting:
+            return self._waiting[key]
+        loop = asyncio.get_running_loop()
+        answer = self._waiting[key] = loop.create_future()
+        due = loop.time() + self.settings.timeout_s
+        timer = loop.call_at(due, self._expire, answer, due)
+        answer.add_done_callback(lambda _: timer.cancel())
+        self._start_queries()
+        return answer
+
+    def _expire(self, answer: Answer, due: float) -> None:
+        loop = asyncio.get_running_loop()
+        if loop.time() - due < STALL_S:
+            _refuse(answer, StorageUnavailable("timeout"))
+            return
+        # This process was busy and read nothing meanwhile; it is not the database that is late.
+        again = loop.call_later(
+            self.settings.timeout_s, _refuse, answer, StorageUnavailable("stall")
+        )
+        answer.add_done_callback(lambda _: again.cancel())
+
+    async def open(self) -> None:
+        """Connect, so that the first calls need not. Raises StorageUnavailable."""
+        opening = [self._read([], OPEN_TIMEOUT_S) for _ in range(self.connections.size)]
+        await asyncio.gather(*opening)
+
+    async def close(self) -> None:
+        """End the probe and wait for the queries under way."""
+        if self._probe is not None:
+            self._probe.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._probe
+        if self._queries:
+            await asyncio.wait(set(self._queries), timeout=self.settings.probe_timeout_s)
+
+    def _start_queries(self) -> None:
+        while self._waiting and len(self._queries) < self.connections.size:
+            query = asyncio.create_task(self._answer(self._take_batch()))
+            self._queries.add(query)
+            query.add_done_callback(self._query_ended)
+
+    def _take_batch(self) -> dict[str, Answer]:
+        batch_max = self.settings.workspaces_per_query_max
+        if len(self._waiting) <= batch_max:
+            batch, self._waiting = self._waiting, {}
+            return batch
+        return {key: self._waiting.pop(key) for key in list(self._waiting)[:batch_max]}
+
+    def _query_ended(self, query: asyncio.Task[None]) -> None:
+        self._queries.discard(query)
+        self._start_queries()
+
+    async def _answer(self, batch: dict[str, Answer]) -> None:
+        try:
+            found = await self._read(list(batch), self.settings.query_timeout_s)
+        except StorageUnavailable as error:
+            self._failed()
+            for answer in batch.values():
+                _refuse(answer, error)
+            return
+        self._failures = 0
+        for key, answer in batch.items():
+            if not answer.done():
+                answer.set_result(found.get(key))
+
+    async def _read(self, keys: list[str], timeout_s: float) -> dict[str, WorkspaceBudget]:
+        self.query_count += 1
+
+        async def operation(connection: Connection) -> dict[str, WorkspaceBudget]:
+            return await read_budgets(connection, keys, self.as_of())
+
+        return await self.connections.run(operation, timeout_s)
+
+    def _failed(self) -> None:
+        self._failures += 1
+        if self._failures >= self.settings.failures_to_open and self._probe is None:
+            self._probe = asyncio.create_task(self._probe_until_answered())
+
+    async def _probe_until_answered(self) -> None:
+        """Ask for nothing until that is answered, then close the breaker."""
+        while True:
+            await asyncio.sleep(self.settings.probe_interval_s)
+            with contextlib.suppress(StorageUnavailable):
+                await self._read([], self.settings.probe_timeout_s)
+                break
+        self._failures, self._probe = 0, None
+
+
+def _refuse(answer: Answer, error: StorageUnavailable) -> None:
+    if answer.done():
+        return
+    answer.set_exception(StorageUnavailable(error.cause))
+    # All callers may have left before; an exception nobody reads is no news then.
+    answer.exception()

@@ -1,0 +1,243 @@
+"""Workspaces and their tokens: registration, listing, removal."""
+
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import asyncpg
+
+from gateway.core.errors import Conflict, Unauthorized, UnknownWorkspace
+from gateway.core.periods import Period
+from gateway.core.workspaces import REMOVED_STATUS, Liveness, Registration, Workspace
+from gateway.storage.budgets import WorkspaceBudget, read_budgets
+from gateway.storage.database import Connection, Connections
+from gateway.storage.queries import query
+from gateway.storage.workspace_key import WorkspaceKeys
+
+HISTORY_BUCKETS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Who asks to register: an operator, the holder of a token (its SHA-256), or nobody known."""
+
+    token_sha256: bytes | None = None
+    is_operator: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """Which workspaces to list: sorted by spend in `period` if given, else by the column."""
+
+    sort: str = "spend"
+    period: Period | None = None
+    is_descending: bool = True
+    search: str | None = None
+    limit: int = 50
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ListedWorkspace:
+    """A workspace with its budget."""
+
+    workspace: Workspace
+    budget: WorkspaceBudget
+
+
+@dataclass(frozen=True, slots=True)
+class SpendBucket:
+    """What was spent in one of the equal parts of a window."""
+
+    starts_at: datetime
+    spend_cents: int
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """The workspaces as agents and operators change and see them."""
+
+    connections: Connections
+    keys: WorkspaceKeys
+    timeout_s: float
+
+    async def register(
+        self, registration: Registration, credentials: Credentials, new_token_sha256: bytes
+    ) -> bool:
+        """Create or move a workspace; True if `new_token_sha256` is now its token.
+
+        A workspace with a live token is moved only by it or by an operator; a removed one only by
+        an operator. One without any token (from before there were tokens) gets its first here.
+        Raises Unauthorized, BadRequest, Conflict and StorageUnavailable.
+        """
+        key = self.keys.new(registration.workspace_id)
+
+        async def operation(connection: Connection) -> bool:
+            async with connection.transaction():
+                return await _register(connection, key, registration, credentials, new_token_sha256)
+
+        return await self.connections.run(operation, self.timeout_s)
+
+    async def live_tokens(self, workspace_id: str) -> Sequence[bytes]:
+        """The SHA-256 of the workspace's live tokens. Raises UnknownWorkspace."""
+        key = self.keys.existing(workspace_id)
+        row = await self.connections.run(
+            lambda connection: connection.fetchrow(query("live_tokens"), key), self.timeout_s
+        )
+        if row is None or row["status"] == REMOVED_STATUS:
+            raise UnknownWorkspace
+        return list(row["token_sha256s"])
+
+    async def is_workspace_token(self, token_sha256: bytes) -> bool:
+        """Whether this is a live token of any workspace."""
+        return bool(
+            await self.connections.run(
+                lambda connection: connection.fetchval(query("token_holder"), token_sha256),
+                self.timeout_s,
+            )
+        )
+
+    async def page(self, request: PageRequest) -> tuple[list[ListedWorkspace], int]:
+        """One page of workspaces in order, and how many match in all."""
+
+        async def operation(connection: Connection) -> tuple[list[ListedWorkspace], int]:
+            count = await connection.fetchval(query("workspace_count"), request.search)
+            length = request.period.length if request.period else timedelta(0)
+            rows = await connection.fetch(
+                query("workspace_page"),
+                request.sort,
+                request.is_descending,
+                length,
+                request.search,
+                request.limit,
+                request.offset,
+            )
+            return await _read(connection, [row["workspace_id"] for row in rows]), count
+
+        return await self.connections.run(operation, self.timeout_s)
+
+    async def one(self, workspace_id: str) -> ListedWorkspace:
+        """One workspace. Raises UnknownWorkspace."""
+        key = self.keys.existing(workspace_id)
+        found = await self.connections.run(
+            lambda connection: _read(connection, [key]), self.timeout_s
+        )
+        if not found:
+            raise UnknownWorkspace
+        return found[0]
+
+    async def remove(self, workspace_id: str) -> None:
+        """Soft-remove a workspace and revoke its tokens. Raises UnknownWorkspace."""
+        key = self.keys.existing(workspace_id)
+
+        async def operation(connection: Connection) -> None:
+            async with connection.transaction():
+                if await connection.fetchrow(query("workspace_remove"), key) is None:
+                    raise UnknownWorkspace
+                await connection.execute(query("tokens_revoke"), key)
+
+        await self.connections.run(operation, self.timeout_s)
+
+    async def history(self, workspace_id: str, period: Period) -> list[SpendBucket]:
+        """The period's window in equal buckets, oldest first. Raises UnknownWorkspace."""
+        await self.live_tokens(workspace_id)
+        key = self.keys.existing(workspace_id)
+        rows = await self.connections.run(
+            lambda connection: connection.fetch(
+                query("spend_history"), key, period.length, HISTORY_BUCKETS
+            ),
+            self.timeout_s,
+        )
+        return [SpendBucket(row["starts_at"], row["spend_cents"]) for row in rows]
+
+
+def holds_token(token_sha256: bytes | None, live: Sequence[bytes]) -> bool:
+    """Whether the token is among the live ones, compared in constant time."""
+    if token_sha256 is None:
+        return False
+    matches = [hmac.compare_digest(token_sha256, each) for each in live]
+    return any(matches)
+
+
+async def _register(
+    connection: Connection,
+    key: str,
+    registration: Registration,
+    credentials: Credentials,
+    new_token_sha256: bytes,
+) -> bool:
+    is_new = await _add(connection, key, registration)
+    has_token = not is_new and await _move(connection, key, registration, credentials)
+    if not has_token:
+        await connection.execute(query("token_add"), key, new_token_sha256)
+    return not has_token
+
+
+async def _add(connection: Connection, key: str, registration: Registration) -> bool:
+    name = (registration.agent_card or {}).get("name")
+    try:
+        row = await connection.fetchrow(
+            query("workspace_add"),
+            key,
+            name if isinstance(name, str) and name else registration.workspace_id,
+            registration.url,
+            registration.agent_card,
+        )
+    except asyncpg.NotNullViolationError as error:
+        raise Conflict(
+            "This database's workspaces need a value that only the platform knows; "
+            "create the workspace there first."
+        ) from error
+    return row is not None
+
+
+async def _move(
+    connection: Connection, key: str, registration: Registration, credentials: Credentials
+) -> bool:
+    """Update an existing workspace; whether it has a live token already."""
+    await connection.fetchrow(query("workspace_lock"), key)
+    row = await connection.fetchrow(query("live_tokens"), key)
+    assert row is not None  # noqa: S101 - the row exists, or it would have been created
+    live, is_removed = list(row["token_sha256s"]), row["status"] == REMOVED_STATUS
+    is_first_token = not live and not is_removed
+    holds = holds_token(credentials.token_sha256, live)
+    if not (credentials.is_operator or holds or is_first_token):
+        raise Unauthorized("This workspace exists; registering it again needs its token.")
+    if is_removed:
+        await connection.execute(query("workspace_restore"), key)
+    await connection.execute(
+        query("workspace_move"), key, registration.url, registration.agent_card
+    )
+    return bool(live)
+
+
+async def _read(connection: Connection, keys: list[str]) -> list[ListedWorkspace]:
+    budgets = await read_budgets(connection, keys)
+    rows = await connection.fetch(query("workspaces_by_id"), keys)
+    found = {row["workspace_id"]: _workspace(row) for row in rows}
+    return [
+        ListedWorkspace(found[key], budgets[key])
+        for key in keys
+        if key in found.keys() & budgets.keys()
+    ]
+
+
+def _workspace(row: asyncpg.Record) -> Workspace:
+    liveness = Liveness(
+        row["uptime_seconds"],
+        row["active_tasks"],
+        row["current_task"],
+        row["error_rate"],
+        row["sample_error"],
+        row["runtime_state"],
+        row["runtime_metadata"],
+    )
+    return Workspace(
+        row["workspace_id"],
+        row["name"],
+        row["status"],
+        row["url"],
+        row["last_heartbeat_at"],
+        liveness,
+    )

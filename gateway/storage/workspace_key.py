@@ -1,0 +1,35 @@
+"""A workspace's id as the database wants it: text on a database of ours, UUID on the platform's."""
+
+import re
+from dataclasses import dataclass
+
+from gateway.core.errors import BadRequest, UnknownWorkspace
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspaceKeys:
+    """Turns ids from outside into keys; `id_type` is the type of `workspaces.id`."""
+
+    id_type: str
+
+    def existing(self, workspace_id: str) -> str:
+        """The key of a workspace that may exist. Raises UnknownWorkspace if none can."""
+        key = self._canonical(workspace_id)
+        if key is None:
+            raise UnknownWorkspace
+        return key
+
+    def new(self, workspace_id: str) -> str:
+        """The key for a workspace to create. Raises BadRequest if the database cannot hold it."""
+        key = self._canonical(workspace_id)
+        if key is None:
+            raise BadRequest("id must be a UUID in this database.")
+        return key
+
+    def _canonical(self, workspace_id: str) -> str | None:
+        if self.id_type != "uuid":
+            return workspace_id
+        key = workspace_id.lower()
+        return key if _UUID.fullmatch(key) else None

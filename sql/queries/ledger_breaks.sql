@@ -1,0 +1,18 @@
+-- Workspaces whose ledger is broken: a running total, a number or a time that does not follow
+-- from the row before.
+--
+-- $1 workspace ids
+SELECT DISTINCT broken.workspace_id::text AS workspace_id
+FROM (
+    SELECT
+        event.workspace_id,
+        event.running_total_cents
+            - lag(event.running_total_cents) OVER ledger
+            - event.amount_cents AS missing_cents,
+        event.event_number - lag(event.event_number) OVER ledger AS step,
+        event.occurred_at - lag(event.occurred_at) OVER ledger AS elapsed
+    FROM workspace_spend_events AS event
+    WHERE event.workspace_id = ANY ($1)
+    WINDOW ledger AS (PARTITION BY event.workspace_id ORDER BY event.event_number)
+) AS broken
+WHERE broken.missing_cents <> 0 OR broken.step <> 1 OR broken.elapsed < interval '0'
