@@ -110,6 +110,10 @@ class Gate:
         opening = [self._read([], OPEN_TIMEOUT_S) for _ in range(self.connections.size)]
         await asyncio.gather(*opening)
 
+    async def ping(self) -> None:
+        """Return if the database answers in time. Raises StorageUnavailable."""
+        await self._read([], self.settings.probe_timeout_s)
+
     async def close(self) -> None:
         """End the probe and wait for the queries under way."""
         if self._probe is not None:

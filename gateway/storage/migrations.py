@@ -37,6 +37,9 @@ class Migration:
     name: str
     sql: str
 
+    def __str__(self) -> str:
+        return f"{self.number:04} {self.name}"
+
     @property
     def sha256(self) -> str:
         """The file's checksum, kept in the journal."""

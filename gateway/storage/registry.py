@@ -1,7 +1,5 @@
 """Workspaces and their tokens: registration, listing, removal."""
 
-import hmac
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -13,6 +11,7 @@ from gateway.core.workspaces import REMOVED_STATUS, Liveness, Registration, Work
 from gateway.storage.budgets import WorkspaceBudget, read_budgets
 from gateway.storage.database import Connection, Connections
 from gateway.storage.queries import query
+from gateway.storage.tokens import holds_token
 from gateway.storage.workspace_key import WorkspaceKeys
 
 HISTORY_BUCKETS = 60
@@ -55,6 +54,14 @@ class SpendBucket:
 
 
 @dataclass(frozen=True, slots=True)
+class LedgerSize:
+    """How much the ledger holds, on all workspaces together."""
+
+    rows_estimate: float
+    size_bytes: float
+
+
+@dataclass(frozen=True, slots=True)
 class Registry:
     """The workspaces as agents and operators change and see them."""
 
@@ -78,25 +85,6 @@ class Registry:
                 return await _register(connection, key, registration, credentials, new_token_sha256)
 
         return await self.connections.run(operation, self.timeout_s)
-
-    async def live_tokens(self, workspace_id: str) -> Sequence[bytes]:
-        """The SHA-256 of the workspace's live tokens. Raises UnknownWorkspace."""
-        key = self.keys.existing(workspace_id)
-        row = await self.connections.run(
-            lambda connection: connection.fetchrow(query("live_tokens"), key), self.timeout_s
-        )
-        if row is None or row["status"] == REMOVED_STATUS:
-            raise UnknownWorkspace
-        return list(row["token_sha256s"])
-
-    async def is_workspace_token(self, token_sha256: bytes) -> bool:
-        """Whether this is a live token of any workspace."""
-        return bool(
-            await self.connections.run(
-                lambda connection: connection.fetchval(query("token_holder"), token_sha256),
-                self.timeout_s,
-            )
-        )
 
     async def page(self, request: PageRequest) -> tuple[list[ListedWorkspace], int]:
         """One page of workspaces in order, and how many match in all."""
@@ -141,7 +129,6 @@ class Registry:
 
     async def history(self, workspace_id: str, period: Period) -> list[SpendBucket]:
         """The period's window in equal buckets, oldest first. Raises UnknownWorkspace."""
-        await self.live_tokens(workspace_id)
         key = self.keys.existing(workspace_id)
         rows = await self.connections.run(
             lambda connection: connection.fetch(
@@ -149,15 +136,17 @@ class Registry:
             ),
             self.timeout_s,
         )
+        if not rows:
+            raise UnknownWorkspace
         return [SpendBucket(row["starts_at"], row["spend_cents"]) for row in rows]
 
-
-def holds_token(token_sha256: bytes | None, live: Sequence[bytes]) -> bool:
-    """Whether the token is among the live ones, compared in constant time."""
-    if token_sha256 is None:
-        return False
-    matches = [hmac.compare_digest(token_sha256, each) for each in live]
-    return any(matches)
+    async def ledger_size(self) -> LedgerSize:
+        """How large the ledger is. Raises StorageUnavailable."""
+        row = await self.connections.run(
+            lambda connection: connection.fetchrow(query("ledger_size")), self.timeout_s
+        )
+        assert row is not None  # noqa: S101 - the table is the migration's
+        return LedgerSize(row["rows_estimate"], row["size_bytes"])
 
 
 async def _register(

@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 
 from gateway.core.errors import BadRequest, UnknownWorkspace
+from gateway.storage.database import DatabaseSettings, connect
+from gateway.storage.queries import query
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
@@ -33,3 +35,12 @@ class WorkspaceKeys:
             return workspace_id
         key = workspace_id.lower()
         return key if _UUID.fullmatch(key) else None
+
+
+async def read_workspace_keys(settings: DatabaseSettings) -> WorkspaceKeys:
+    """How the migrated database names workspaces."""
+    connection = await connect(settings)
+    try:
+        return WorkspaceKeys(await connection.fetchval(query("workspace_id_type")))
+    finally:
+        await connection.close(timeout=settings.connect_timeout_s)

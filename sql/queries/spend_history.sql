@@ -1,4 +1,5 @@
--- What a workspace spent in each of $3 equal buckets of the window that ends now.
+-- What a workspace spent in each of $3 equal buckets of the window that ends now; no row if
+-- there is no such workspace.
 --
 -- $1 workspace id, $2 the window's length, $3 number of buckets
 --
@@ -38,4 +39,6 @@ SELECT
     bucket_end.total_cents - bucket_start.total_cents AS spend_cents
 FROM reached AS bucket_start
 JOIN reached AS bucket_end ON bucket_end.position = bucket_start.position + 1
+JOIN workspaces AS workspace
+    ON workspace.id = $1 AND workspace.status::text IS DISTINCT FROM 'removed'
 ORDER BY bucket_start.position

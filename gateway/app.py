@@ -1,0 +1,100 @@
+"""The application: which parts there are and how they are put together."""
+
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from gateway.config import Config
+from gateway.storage.budgets import Budgets
+from gateway.storage.database import Connections
+from gateway.storage.gate import Gate
+from gateway.storage.ledger import Ledger
+from gateway.storage.registry import Registry
+from gateway.storage.tokens import Tokens
+from gateway.storage.workspace_key import WorkspaceKeys
+from gateway.web import heartbeats, ops, proxy, registrations, workspaces
+from gateway.web.access import Access, token_sha256
+from gateway.web.admission import Admissions
+from gateway.web.metrics import Metrics
+from gateway.web.problems import answer_errors
+from gateway.web.request_id import answer_request_id, carry_request_id
+from gateway.web.services import SERVICES, Services
+from gateway.web.upstream import Upstream, UpstreamSettings
+
+
+def create_app(config: Config, keys: WorkspaceKeys) -> web.Application:
+    """Build the application: routes and middlewares here, connections in `open_services`.
+
+    `keys` are those of the migrated database that `config` names.
+    """
+    app = web.Application(middlewares=[carry_request_id, answer_errors])
+    app.on_response_prepare.append(answer_request_id)
+    app.on_response_prepare.append(proxy.remove_added_fields)
+    app[SERVICES] = create_services(config, keys)
+    app.cleanup_ctx.append(open_services)
+    add_routes(app.router)
+    return app
+
+
+def add_routes(router: web.UrlDispatcher) -> None:
+    """Every route of the gateway."""
+    router.add_get("/healthz", ops.get_health)
+    router.add_get("/readyz", ops.get_readiness)
+    router.add_get("/metrics", ops.get_metrics)
+    router.add_get("/openapi.yaml", ops.get_openapi)
+    router.add_post("/registry/register", registrations.post_registration)
+    router.add_post("/registry/heartbeat", heartbeats.post_heartbeat)
+    router.add_get("/workspaces", workspaces.list_workspaces)
+    router.add_get("/workspaces/{id}", workspaces.get_workspace)
+    router.add_delete("/workspaces/{id}", workspaces.delete_workspace)
+    router.add_get("/workspaces/{id}/budget", workspaces.get_budget)
+    router.add_patch("/workspaces/{id}/budget", workspaces.patch_budget)
+    router.add_get("/workspaces/{id}/spend", workspaces.get_spend)
+    for path in ("/workspaces/{id}/a2a", "/workspaces/{id}/a2a/{tail:.*}"):
+        router.add_route("*", path, proxy.proxy_call, expect_handler=proxy.leave_expectation)
+
+
+def create_services(config: Config, keys: WorkspaceKeys) -> Services:
+    """The parts that handlers use. Checks, heartbeats and operators cannot starve one another."""
+    settings, sizes = config.database_settings, config.database
+    timeout_s = sizes.query_timeout_ms / 1000
+    checks = Connections(settings, sizes.check_connections)
+    beats = Connections(settings, sizes.heartbeat_connections)
+    operators = Connections(settings, sizes.operator_connections)
+    metrics = Metrics()
+    gate = Gate(checks, keys, config.gate_settings)
+    admin_sha256s = [token_sha256(token.get_secret_value()) for token in config.auth.admin_tokens]
+    return Services(
+        config,
+        metrics,
+        gate,
+        Ledger(beats, keys, timeout_s),
+        Budgets(operators, keys, timeout_s),
+        Registry(operators, keys, timeout_s),
+        Access(admin_sha256s, Tokens(operators, keys, timeout_s), Tokens(beats, keys, timeout_s)),
+        Admissions(gate, metrics),
+        Upstream(upstream_settings(config)),
+        {"check": checks, "heartbeat": beats, "operator": operators},
+    )
+
+
+def upstream_settings(config: Config) -> UpstreamSettings:
+    """The proxy's deadlines and networks, as the client wants them."""
+    proxy_config = config.proxy
+    return UpstreamSettings(
+        proxy_config.connect_timeout_s,
+        proxy_config.first_byte_timeout_s,
+        proxy_config.idle_timeout_s,
+        config.registry.networks,
+    )
+
+
+async def open_services(app: web.Application) -> AsyncIterator[None]:
+    """Connect to the database and open the client, for as long as the application runs."""
+    parts = app[SERVICES]
+    await parts.gate.open()
+    async with parts.upstream:
+        yield
+    await parts.gate.close()
+    for connections in parts.connections.values():
+        await connections.close()

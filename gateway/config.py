@@ -1,0 +1,203 @@
+"""The configuration: a TOML file, over it the environment. Every limit and deadline is here.
+
+Environment variables are `GATEWAY_<SECTION>__<KEY>`. Variables without the two underscores are
+left alone: Kubernetes puts GATEWAY_PORT and the like into every pod beside a service of that name.
+"""
+
+import ipaddress
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AnyHttpUrl,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+
+from gateway.core.networks import DEFAULT_ALLOWED, Network
+from gateway.storage.database import DatabaseSettings
+from gateway.storage.gate import GateSettings
+
+ENVIRONMENT_PREFIX = "GATEWAY_"
+FILE_VARIABLE = "GATEWAY_CONFIG"
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; each line names a key and what is wrong with it."""
+
+
+def _split_commas(value: object) -> object:
+    """A list, or in the environment its members with commas between them."""
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+class Section(BaseModel):
+    """A table of the file; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Server(Section):
+    """Where the gateway listens."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=0, le=65535)
+    workers: int = Field(1, ge=1, le=256)
+    public_url: AnyHttpUrl | None = None
+    drain_timeout_s: float = Field(30, ge=0, le=3600)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the gateway."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+class Database(Section):
+    """The database; without a DSN the gateway starts its own in `data_dir`."""
+
+    dsn: SecretStr | None = None
+    data_dir: Path | None = None
+    connect_timeout_ms: int = Field(2000, ge=10, le=60_000)
+    query_timeout_ms: int = Field(2000, ge=10, le=60_000)
+    startup_timeout_s: float = Field(30, ge=0, le=3600)
+    check_connections: int = Field(2, ge=1, le=100)
+    heartbeat_connections: int = Field(4, ge=1, le=100)
+    operator_connections: int = Field(2, ge=1, le=100)
+    statement_cache_size: int = Field(100, ge=0, le=10_000)
+
+
+class BudgetCheck(Section):
+    """The check before a call."""
+
+    check_timeout_ms: int = Field(50, ge=1, le=60_000)
+
+
+class Auth(Section):
+    """Who is an operator; without tokens everybody on this machine is."""
+
+    admin_tokens: Annotated[tuple[SecretStr, ...], BeforeValidator(_split_commas)] = ()
+
+    @model_validator(mode="after")
+    def _require_characters(self) -> Self:
+        if not all(token.get_secret_value().strip() for token in self.admin_tokens):
+            raise ValueError("admin_tokens: a token must not be empty")
+        return self
+
+
+class Agents(Section):
+    """Where agents may live."""
+
+    allowed_networks: Annotated[tuple[IPvAnyNetwork, ...], BeforeValidator(_split_commas)] = Field(
+        DEFAULT_ALLOWED, validate_default=True
+    )
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """The networks as values."""
+        return tuple(ipaddress.ip_network(str(network)) for network in self.allowed_networks)
+
+
+class Proxy(Section):
+    """Limits and deadlines of a call."""
+
+    connect_timeout_s: float = Field(5, gt=0, le=3600)
+    first_byte_timeout_s: float = Field(300, gt=0, le=86_400)
+    idle_timeout_s: float = Field(300, gt=0, le=86_400)
+    request_body_bytes_max: int = Field(10 * 1024 * 1024, ge=0)
+
+
+class Log(Section):
+    """How the gateway logs; without a format it is console on a terminal and JSON elsewhere."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["console", "json"] | None = None
+
+
+class Config(Section):
+    """The whole configuration."""
+
+    server: Server = Server()
+    database: Database = Database()
+    budget: BudgetCheck = BudgetCheck()
+    auth: Auth = Auth()
+    registry: Agents = Agents()
+    proxy: Proxy = Proxy()
+    log: Log = Log()
+
+    @model_validator(mode="after")
+    def _require_tokens_in_public(self) -> Self:
+        if not self.server.is_loopback and not self.auth.admin_tokens:
+            raise ValueError(
+                f"server.host {self.server.host} can be reached from other machines, and "
+                "auth.admin_tokens is not set: everybody could change budgets. "
+                "Set GATEWAY_AUTH__ADMIN_TOKENS, or listen on 127.0.0.1."
+            )
+        return self
+
+    @property
+    def database_settings(self) -> DatabaseSettings:
+        """The database as storage wants it; the DSN is set by now."""
+        dsn = self.database.dsn.get_secret_value() if self.database.dsn else ""
+        connect_timeout_s = self.database.connect_timeout_ms / 1000
+        return DatabaseSettings(dsn, connect_timeout_s, self.database.statement_cache_size)
+
+    @property
+    def gate_settings(self) -> GateSettings:
+        """The gate's deadline as storage wants it."""
+        return GateSettings(timeout_s=self.budget.check_timeout_ms / 1000)
+
+
+def load_config(path: Path | None, environment: Mapping[str, str]) -> Config:
+    """The configuration from the file, if any, and the environment. Raises ConfigError."""
+    if path is None and FILE_VARIABLE in environment:
+        path = Path(environment[FILE_VARIABLE])
+    sections = {} if path is None else _read_file(path)
+    for section, key, value in _read_environment(environment):
+        table = sections.setdefault(section, {})
+        if isinstance(table, dict):
+            table[key] = value
+    try:
+        return Config.model_validate(sections)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_line(each) for each in error.errors())) from None
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _read_environment(environment: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    found = []
+    for variable, value in sorted(environment.items()):
+        section, separator, key = variable.removeprefix(ENVIRONMENT_PREFIX).partition("__")
+        if variable.startswith(ENVIRONMENT_PREFIX) and separator:
+            found.append((section.lower(), key.lower(), value))
+    return found
+
+
+def _line(error: Any) -> str:
+    """One mistake as `section.key: what is wrong`, without the value: it may be a secret."""
+    where = ".".join(str(part) for part in error["loc"])
+    what = "unknown key" if error["type"] == "extra_forbidden" else str(error["msg"])
+    what = what.removeprefix("Value error, ")
+    return f"{where}: {what}" if where else what

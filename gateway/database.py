@@ -1,0 +1,49 @@
+"""The database that the configuration names: started, reached, migrated and checked."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import asyncpg
+
+from gateway.config import Config
+from gateway.core.errors import StorageUnavailable
+from gateway.storage.database import DatabaseSettings, require_statements, wait_until_answering
+from gateway.storage.embedded import EmbeddedPostgres, default_data_dir
+from gateway.storage.migrations import migrate
+from gateway.storage.workspace_key import WorkspaceKeys, read_workspace_keys
+
+
+class StartError(Exception):
+    """The gateway cannot start; one sentence says why and what to do."""
+
+
+@asynccontextmanager
+async def open_database(config: Config) -> AsyncIterator[DatabaseSettings]:
+    """Where the database is: the configured one, or one of our own that runs as long as this."""
+    settings = config.database_settings
+    if config.database.dsn is not None:
+        await _reach(settings, config.database.startup_timeout_s)
+        yield settings
+        return
+    data_dir = config.database.data_dir or default_data_dir()
+    async with EmbeddedPostgres(data_dir) as server:
+        yield replace(settings, dsn=server.dsn)
+
+
+async def prepare_database(settings: DatabaseSettings) -> WorkspaceKeys:
+    """Migrate the database and make sure that every statement of ours fits it."""
+    await migrate(settings)
+    await require_statements(settings)
+    return await read_workspace_keys(settings)
+
+
+async def _reach(settings: DatabaseSettings, timeout_s: float) -> None:
+    try:
+        await wait_until_answering(settings, timeout_s)
+    except StorageUnavailable as error:
+        raise StartError(
+            f"The database does not answer ({error.cause}); check database.dsn."
+        ) from error
+    except (asyncpg.PostgresError, ValueError) as error:
+        raise StartError(f"The database refuses the connection: {error}") from error

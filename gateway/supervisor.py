@@ -1,0 +1,162 @@
+"""`gateway serve`: one database, one listening socket, and workers that take calls from it.
+
+The supervisor serves nothing itself. It starts the embedded database if there is no other,
+migrates once, opens the socket, and keeps the workers running. All workers share the socket, so a
+connection that waits to be accepted is lost with none of them.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import structlog
+
+from gateway.config import Config
+from gateway.database import StartError, open_database, prepare_database
+from gateway.storage.database import DatabaseSettings
+from gateway.storage.workspace_key import WorkspaceKeys
+
+log = structlog.get_logger()
+
+BACKLOG = 4096
+RESTART_DELAY_S = 0.5
+RESTART_DELAY_MAX_S = 10.0
+
+# Told to workers by the environment, as everything else is.
+DSN_VARIABLE = "GATEWAY_DATABASE__DSN"
+METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
+OnReady = Callable[[str], None]
+
+
+async def supervise(
+    config: Config,
+    config_file: str | None = None,
+    stop: asyncio.Event | None = None,
+    on_ready: OnReady | None = None,
+) -> None:
+    """Run the gateway until SIGTERM or SIGINT, or until `stop` is set.
+
+    Raises StartError, and what opening and preparing the database raises.
+    """
+    stop = stop or _stopped_by_signals()
+    with ExitStack() as stack:
+        listener = stack.enter_context(listen(config.server.host, config.server.port))
+        async with open_database(config) as settings:
+            keys = await prepare_database(settings)
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-metrics-"))
+            workers = Workers(config, config_file, settings, keys, listener, folder)
+            await _run(workers, config.server.workers, stop, on_ready or _log_address)
+
+
+def _log_address(url: str) -> None:
+    log.info("listening", url=url)
+
+
+def _stopped_by_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _run(workers: "Workers", count: int, stop: asyncio.Event, on_ready: OnReady) -> None:
+    slots = [asyncio.create_task(workers.keep_one(stop)) for _ in range(count)]
+    on_ready(url_of(workers.listener))
+    await stop.wait()
+    log.info("stopping")
+    workers.terminate()
+    await asyncio.gather(*slots)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes any free one. Raises StartError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise StartError(f"Cannot listen on {host} port {port}: {error.strerror}.") from error
+
+
+def url_of(listener: socket.socket) -> str:
+    """The address of a listening socket as a URL."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@dataclass(slots=True)
+class Workers:
+    """The processes that serve, and what each is given."""
+
+    config: Config
+    config_file: str | None
+    settings: DatabaseSettings
+    keys: WorkspaceKeys
+    listener: socket.socket
+    metrics_folder: str
+    _running: set[asyncio.subprocess.Process] = field(default_factory=set)
+
+    async def keep_one(self, stop: asyncio.Event) -> None:
+        """Run one worker, and another when it ends before it should."""
+        delay_s = RESTART_DELAY_S
+        while not stop.is_set():
+            started = asyncio.get_running_loop().time()
+            status = await self._run_one()
+            if stop.is_set():
+                return
+            if asyncio.get_running_loop().time() - started > RESTART_DELAY_MAX_S:
+                delay_s = RESTART_DELAY_S
+            log.error("worker_ended", status=status, restart_in_s=delay_s)
+            await _wait(stop, delay_s)
+            delay_s = min(2 * delay_s, RESTART_DELAY_MAX_S)
+
+    def terminate(self) -> None:
+        """Ask every worker to finish what is under way and end."""
+        for process in self._running:
+            if process.returncode is None:
+                process.terminate()
+
+    async def _run_one(self) -> int:
+        # Its end of the pipe is readable when ours closes, which the kernel does for us.
+        reading, writing = os.pipe()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command(reading),
+                pass_fds=(self.listener.fileno(), reading),
+                env=self._environment(os.environ),
+                start_new_session=True,
+            )
+            self._running.add(process)
+            os.close(reading)
+            status = await process.wait()
+            self._running.discard(process)
+            return status
+        finally:
+            os.close(writing)
+
+    def _command(self, lifeline: int) -> list[str]:
+        command = [sys.executable, "-m", "gateway", "worker"]
+        command += ["--listener", str(self.listener.fileno()), "--lifeline", str(lifeline)]
+        command += ["--id-type", self.keys.id_type]
+        return command + (["--config", self.config_file] if self.config_file else [])
+
+    def _environment(self, environment: Mapping[str, str]) -> dict[str, str]:
+        return {
+            **environment,
+            DSN_VARIABLE: self.settings.dsn,
+            METRICS_VARIABLE: self.metrics_folder,
+        }
+
+
+async def _wait(stop: asyncio.Event, delay_s: float) -> None:
+    try:
+        async with asyncio.timeout(delay_s):
+            await stop.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,81 @@
+"""A JSON body with a limit on its size, its depth and the time it may take."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import TypeVar
+
+import orjson
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from gateway.core.errors import BadRequest, ContentTooLarge
+
+DEPTH_MAX = 64
+READ_TIMEOUT_S = 10.0
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+async def read_object(request: web.Request, bytes_max: int) -> Mapping[str, object]:
+    """The JSON object that the body is. Raises BadRequest and ContentTooLarge."""
+    try:
+        value = orjson.loads(await read_body(request, bytes_max))
+    except orjson.JSONDecodeError:
+        raise BadRequest("The body must be JSON.") from None
+    if not isinstance(value, dict):
+        raise BadRequest("The body must be a JSON object.")
+    _require_storable(value, DEPTH_MAX)
+    return value
+
+
+async def read_body(request: web.Request, bytes_max: int) -> bytes:
+    """The whole body. Raises ContentTooLarge as soon as it is over its limit."""
+    if (request.content_length or 0) > bytes_max:
+        raise ContentTooLarge(f"The body must not be over {bytes_max} bytes.")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(READ_TIMEOUT_S):
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > bytes_max:
+                    raise ContentTooLarge(f"The body must not be over {bytes_max} bytes.")
+    except TimeoutError:
+        raise BadRequest("The body did not arrive in time.") from None
+    except web.RequestPayloadError:
+        raise BadRequest("The body broke off.") from None
+    return bytes(body)
+
+
+def _require_storable(value: object, depth: int) -> None:
+    """Refuse what PostgreSQL cannot hold (U+0000) and what is nested without end."""
+    if depth < 0:
+        raise BadRequest("The body is nested too deeply.")
+    if isinstance(value, str) and "\0" in value:
+        raise BadRequest("The body must not contain the character U+0000.")
+    if isinstance(value, dict):
+        for name, member in value.items():
+            _require_storable(name, depth)
+            _require_storable(member, depth - 1)
+    elif isinstance(value, list):
+        for member in value:
+            _require_storable(member, depth - 1)
+
+
+def parse(model: type[Model], members: Mapping[str, object]) -> Model:
+    """The members as `model`. Raises BadRequest with a sentence that names the first wrong one."""
+    try:
+        return model.model_validate(members)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        what = first["msg"].removeprefix("Value error, ")
+        raise BadRequest(f"{where}: {what[0].lower()}{what[1:]}.") from None
+
+
+def json_response(document: object) -> web.Response:
+    """A JSON answer that nobody keeps."""
+    return web.Response(
+        body=orjson.dumps(document),
+        content_type="application/json",
+        headers={"Cache-Control": "no-store"},
+    )

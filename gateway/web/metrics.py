@@ -1,0 +1,128 @@
+"""What operators count and time. Names follow Prometheus' conventions; no label is a workspace.
+
+With several workers each writes to its own files and the answer sums them (prometheus_client's
+multiprocess mode, which PROMETHEUS_MULTIPROC_DIR turns on before the import).
+"""
+
+import os
+from collections.abc import Callable, Iterator
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from gateway import __version__
+from gateway.core.counter import Outcome
+from gateway.core.periods import PERIODS
+
+_CHECK_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
+_UPSTREAM_BUCKETS = (0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0)
+
+# What became of a call.
+FORWARDED = "forwarded"
+SKIPPED_CHECK = "skipped_check"
+REFUSED = "refused"
+UPSTREAM_ERROR = "upstream_error"
+REJECTED = "rejected"
+_CALL_OUTCOMES = (FORWARDED, SKIPPED_CHECK, REFUSED, UPSTREAM_ERROR, REJECTED)
+
+# Reads values at the moment of the scrape: (name, help, labels, value).
+Gauge = tuple[str, str, dict[str, str], float]
+ReadGauges = Callable[[], list[Gauge]]
+
+
+class Metrics:
+    """The counters and histograms of one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.calls = self._counter(
+            "gateway_calls", "Calls to agents by outcome and status class.", "outcome", "status"
+        )
+        self.refusals = self._counter(
+            "gateway_refusals", "Refused calls by the period that was exceeded.", "period"
+        )
+        self.failed_open = self._counter(
+            "gateway_budget_checks_failed_open",
+            "Calls forwarded although their budget could not be read, by cause.",
+            "cause",
+        )
+        self.damaged_limits = self._counter(
+            "gateway_damaged_limits", "Workspaces found with a damaged budget_limits column."
+        )
+        self.check_seconds = self._histogram(
+            "gateway_budget_check_duration_seconds", "Wait for the budget check.", _CHECK_BUCKETS
+        )
+        self.upstream_seconds = self._histogram(
+            "gateway_upstream_duration_seconds",
+            "A call at the agent, to its end.",
+            _UPSTREAM_BUCKETS,
+        )
+        self.first_byte_seconds = self._histogram(
+            "gateway_upstream_first_byte_seconds",
+            "A call at the agent, until its answer began.",
+            _UPSTREAM_BUCKETS,
+        )
+        self.heartbeats = self._counter("gateway_heartbeats", "Heartbeats by result.", "result")
+        self.booked_cents = self._counter("gateway_booked_cents", "Spend booked, in US cents.")
+        self.counter_resets = self._counter(
+            "gateway_counter_resets", "Reports below their mark, taken as a counter's new start."
+        )
+        self.clamped_reports = self._counter(
+            "gateway_clamped_reports", "Reports brought into range, by what they were.", "reason"
+        )
+        self.ignored_reports = self._counter(
+            "gateway_ignored_reports", "Reports that were late or doubled and booked nothing."
+        )
+        self._start_at_zero()
+
+    def _counter(self, name: str, help_: str, *labels: str) -> Counter:
+        return Counter(name, help_, labels, registry=self.registry)
+
+    def _histogram(self, name: str, help_: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, help_, buckets=buckets, registry=self.registry)
+
+    def _start_at_zero(self) -> None:
+        """Show every known label from the start, so that a rate has a beginning."""
+        for outcome in _CALL_OUTCOMES:
+            self.calls.labels(outcome, "2xx")
+        for period in PERIODS:
+            self.refusals.labels(period.name)
+        for result in (*Outcome, "unavailable", "rejected"):
+            self.heartbeats.labels(str(result))
+        for reason in ("negative", "too_large"):
+            self.clamped_reports.labels(reason)
+        for cause in ("timeout", "breaker_open", "connection"):
+            self.failed_open.labels(cause)
+
+    def exposition(self, read_gauges: ReadGauges) -> bytes:
+        """All metrics of all workers in the text format, gauges read now."""
+        registry = self.registry
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        now = CollectorRegistry()
+        now.register(_Now(read_gauges))
+        return bytes(generate_latest(registry)) + bytes(generate_latest(now))
+
+
+class _Now(Collector):
+    """Gauges that are read at the scrape, by whichever worker answers it."""
+
+    def __init__(self, read_gauges: ReadGauges) -> None:
+        self._read_gauges = read_gauges
+
+    def collect(self) -> Iterator[Metric]:
+        yield InfoMetricFamily("gateway_build", "The running version.", {"version": __version__})
+        families: dict[str, GaugeMetricFamily] = {}
+        for name, help_, labels, value in self._read_gauges():
+            if name not in families:
+                families[name] = GaugeMetricFamily(name, help_, labels=list(labels))
+            families[name].add_metric(list(labels.values()), value)
+        yield from families.values()

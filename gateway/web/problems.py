@@ -1,0 +1,67 @@
+"""Errors as problem documents (RFC 9457), with the legacy one-line member `error`.
+
+No stack trace, no SQL, and nothing of what was sent: an error page must not echo it.
+"""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import orjson
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from gateway.core.errors import GatewayError
+
+log = structlog.get_logger()
+
+
+def problem(error: GatewayError) -> web.Response:
+    """The answer for one of our errors."""
+    return _document(error.status, error.title, error.detail, error.headers)
+
+
+def _document(status: int, title: str, detail: str, headers: Mapping[str, str]) -> web.Response:
+    members = {
+        "type": "about:blank",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "error": detail,
+    }
+    return web.Response(
+        status=status,
+        body=orjson.dumps(members),
+        headers={"Cache-Control": "no-store", **headers},
+        content_type="application/problem+json",
+    )
+
+
+@web.middleware
+async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn what a handler raises into an answer. After an answer began there is no second one."""
+    try:
+        return await handler(request)
+    except GatewayError as error:
+        answer = problem(error)
+    except web.HTTPException as error:
+        answer = _from_aiohttp(error)
+    except Exception:
+        log.exception("request_failed", method=request.method)
+        answer = _document(500, "Internal Server Error", "The gateway made a mistake.", {})
+    if not request.content.is_eof():
+        # What was not read must not be taken for the next request.
+        answer.force_close()
+    return answer
+
+
+def _from_aiohttp(error: web.HTTPException) -> web.Response:
+    """aiohttp's own errors: no such route, no such method, a body that is too large."""
+    title = HTTPStatus(error.status).phrase
+    details = {
+        404: "There is nothing at this address.",
+        405: "This address does not know this method.",
+        413: "The body is too large.",
+    }
+    headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+    return _document(error.status, title, details.get(error.status, title), headers)

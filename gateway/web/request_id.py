@@ -1,0 +1,28 @@
+"""X-Request-ID: the caller's if it is a plain one, else our own, on every log line of a request."""
+
+import re
+import secrets
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+REQUEST_ID = web.RequestKey("request_id", str)
+
+_PLAIN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
+
+
+@web.middleware
+async def carry_request_id(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Bind the request's id to the logs; the answer carries it."""
+    given = request.headers.get("X-Request-ID", "")
+    request_id = given if _PLAIN_ID.fullmatch(given) else secrets.token_hex(16)
+    request[REQUEST_ID] = request_id
+    structlog.contextvars.bind_contextvars(request_id=request_id)
+    return await handler(request)
+
+
+async def answer_request_id(request: web.Request, answer: web.StreamResponse) -> None:
+    """Put the id on the answer, whoever wrote it."""
+    if REQUEST_ID in request:
+        answer.headers["X-Request-ID"] = request[REQUEST_ID]

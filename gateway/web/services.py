@@ -1,0 +1,45 @@
+"""The parts that handlers use, handed over by the application."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from gateway.config import Config
+from gateway.storage.budgets import Budgets
+from gateway.storage.database import Connections
+from gateway.storage.gate import Gate
+from gateway.storage.ledger import Ledger
+from gateway.storage.registry import Registry
+from gateway.web.access import Access
+from gateway.web.admission import Admissions
+from gateway.web.metrics import Metrics
+
+if TYPE_CHECKING:
+    from gateway.web.upstream import Upstream
+
+
+@dataclass(slots=True)
+class Services:
+    """Everything a handler may call. Made once, in app.py."""
+
+    config: Config
+    metrics: Metrics
+    gate: Gate
+    ledger: Ledger
+    budgets: Budgets
+    registry: Registry
+    access: Access
+    admissions: Admissions
+    upstream: "Upstream"
+    # By the name of what they serve, for the gauges.
+    connections: dict[str, Connections]
+    is_draining: bool = field(default=False)
+
+
+SERVICES = web.AppKey("services", Services)
+
+
+def services(request: web.Request) -> Services:
+    """The parts of the application that serves this request."""
+    return request.app[SERVICES]

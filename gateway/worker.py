@@ -1,0 +1,62 @@
+"""One process that serves: it takes calls from the socket that the supervisor opened."""
+
+import asyncio
+import os
+import signal
+import socket
+
+import structlog
+from aiohttp import web
+
+from gateway.app import create_app
+from gateway.config import Config
+from gateway.storage.workspace_key import WorkspaceKeys
+from gateway.web.services import SERVICES
+
+log = structlog.get_logger()
+
+# How long a load balancer may take to notice that this process is no longer ready.
+UNREADY_FOR_S = 0.4
+
+
+async def work(config: Config, keys: WorkspaceKeys, listener: socket.socket, lifeline: int) -> None:
+    """Serve until SIGTERM, SIGINT, or the end of the supervisor, then finish what is under way."""
+    app = create_app(config, keys)
+    runner = create_runner(app, config)
+    await runner.setup()
+    site = web.SockSite(runner, listener)
+    await site.start()
+    log.info("worker_started", process_id=os.getpid())
+    await stop_signal(lifeline)
+    app[SERVICES].is_draining = True
+    await asyncio.sleep(UNREADY_FOR_S)
+    await runner.cleanup()
+    log.info("worker_stopped", process_id=os.getpid())
+
+
+def create_runner(app: web.Application, config: Config) -> web.AppRunner:
+    """The server around the application, with the options that a proxy needs."""
+    return web.AppRunner(
+        app,
+        access_log=None,
+        # A coded body goes to the agent as it came.
+        auto_decompress=False,
+        # A caller who leaves ends the agent's work, and the money with it.
+        handler_cancellation=True,
+        shutdown_timeout=config.server.drain_timeout_s,
+    )
+
+
+async def stop_signal(lifeline: int) -> None:
+    """Return when this process should stop.
+
+    The supervisor holds the other end of the lifeline: it closes with the supervisor, even if
+    that was killed and could send no signal.
+    """
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_reader(lifeline, stop.set)
+    await stop.wait()
+    loop.remove_reader(lifeline)
