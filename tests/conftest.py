@@ -7,10 +7,10 @@ from contextlib import AsyncExitStack
 import asyncpg
 import pytest
 import pytest_asyncio
+
 from gateway.storage.database import DatabaseSettings
 from gateway.storage.embedded import EmbeddedPostgres
 from gateway.storage.migrations import migrate
-
 from tests.running import Agent, Gateway, run_agent, run_gateway
 
 # A crash of the machine may lose what a test wrote; a crash of a process may not.

@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+
 from gateway.app import create_app
 from gateway.config import Config, load_config
 from gateway.storage.database import DatabaseSettings
@@ -113,7 +114,7 @@ async def run_agent() -> AsyncIterator[Agent]:
         if agent.respond is not None:
             return await agent.respond(request)  # type: ignore[arg-type]
         fields = [(name.decode(), value.decode()) for name, value in request.raw_headers]
-        body = await request.read()
+        body = await request.content.read()
         agent.received.append(Received(request.method, request.raw_path, fields, body))
         return web.json_response({})
 

@@ -6,6 +6,8 @@ server; only waiting for the task without awaiting its end returns in time.
 """
 
 import asyncio
+import contextlib
+import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -185,13 +187,22 @@ async def connect(settings: DatabaseSettings) -> Connection:
         },
     )
     await connection.set_type_codec(
-        "jsonb", schema="pg_catalog", encoder=_encode_json, decoder=orjson.loads
+        "jsonb", schema="pg_catalog", encoder=_encode_json, decoder=_decode_json
     )
     return connection
 
 
 def _encode_json(value: object) -> str:
     return orjson.dumps(value).decode()
+
+
+def _decode_json(text: str) -> object:
+    # PostgreSQL holds what orjson refuses, numbers over a double's range and nesting over 1024,
+    # and one such value, stored by hand, must not break a query for many workspaces.
+    for loads in (orjson.loads, json.loads):
+        with contextlib.suppress(ValueError, RecursionError):
+            return loads(text)
+    return text
 
 
 class WrongStatement(Exception):

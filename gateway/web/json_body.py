@@ -24,7 +24,6 @@ async def read_object(request: web.Request, bytes_max: int) -> Mapping[str, obje
         raise BadRequest("The body must be JSON.") from None
     if not isinstance(value, dict):
         raise BadRequest("The body must be a JSON object.")
-    _require_storable(value, DEPTH_MAX)
     return value
 
 
@@ -46,23 +45,11 @@ async def read_body(request: web.Request, bytes_max: int) -> bytes:
     return bytes(body)
 
 
-def _require_storable(value: object, depth: int) -> None:
-    """Refuse what PostgreSQL cannot hold (U+0000) and what is nested without end."""
-    if depth < 0:
-        raise BadRequest("The body is nested too deeply.")
-    if isinstance(value, str) and "\0" in value:
-        raise BadRequest("The body must not contain the character U+0000.")
-    if isinstance(value, dict):
-        for name, member in value.items():
-            _require_storable(name, depth)
-            _require_storable(member, depth - 1)
-    elif isinstance(value, list):
-        for member in value:
-            _require_storable(member, depth - 1)
-
-
 def parse(model: type[Model], members: Mapping[str, object]) -> Model:
     """The members as `model`. Raises BadRequest with a sentence that names the first wrong one."""
+    for name in model.model_fields:
+        # What the model ignores may be anything.
+        _require_storable(name, members.get(name), DEPTH_MAX)
     try:
         return model.model_validate(members)
     except ValidationError as error:
@@ -70,6 +57,21 @@ def parse(model: type[Model], members: Mapping[str, object]) -> Model:
         where = ".".join(str(part) for part in first["loc"])
         what = first["msg"].removeprefix("Value error, ")
         raise BadRequest(f"{where}: {what[0].lower()}{what[1:]}.") from None
+
+
+def _require_storable(name: str, value: object, depth: int) -> None:
+    """Refuse what PostgreSQL cannot hold (U+0000) and what is nested without end."""
+    if depth < 0:
+        raise BadRequest(f"{name}: nested too deeply.")
+    if isinstance(value, str) and "\0" in value:
+        raise BadRequest(f"{name}: must not contain the character U+0000.")
+    if isinstance(value, dict):
+        for key, member in value.items():
+            _require_storable(name, key, depth)
+            _require_storable(name, member, depth - 1)
+    elif isinstance(value, list):
+        for member in value:
+            _require_storable(name, member, depth - 1)
 
 
 def json_response(document: object) -> web.Response:

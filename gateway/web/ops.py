@@ -5,6 +5,7 @@ from importlib.resources import files
 from aiohttp import web
 
 from gateway.core.errors import StorageUnavailable
+from gateway.core.periods import LEGACY_PERIOD, PERIODS
 from gateway.web.json_body import json_response
 from gateway.web.metrics import Gauge
 from gateway.web.services import Services, services
@@ -76,6 +77,9 @@ async def _ledger_gauges(parts: Services) -> list[Gauge]:
 
 
 async def get_openapi(_request: web.Request) -> web.Response:
-    """The API's description."""
+    """The API's description, with the periods that there are."""
     text = files("gateway.web").joinpath("openapi.yaml").read_text(encoding="utf-8")
+    text = text.replace("PERIOD_NAMES", ", ".join(period.name for period in PERIODS))
+    text = text.replace("FIRST_PERIOD", PERIODS[0].name)
+    text = text.replace("LEGACY_PERIOD", LEGACY_PERIOD.name)
     return web.Response(text=text, content_type="application/yaml")

@@ -184,9 +184,8 @@ async def _stream_back(
     if admission.is_check_skipped:
         answer.headers.add(*CHECK_SKIPPED)
     # aiohttp writes these fields into every answer; here they are the agent's or nobody's.
-    answer[_ABSENT_FIELDS] = [
-        name for name in (hdrs.CONTENT_TYPE, hdrs.SERVER) if name not in answer.headers
-    ]
+    added: tuple[str, ...] = (hdrs.CONTENT_TYPE, hdrs.SERVER)
+    answer[_ABSENT_FIELDS] = [name for name in added if name not in answer.headers]
     await answer.prepare(request)
     if request.method == hdrs.METH_HEAD or upstream.status in _BODILESS_STATUSES:
         return answer

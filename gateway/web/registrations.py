@@ -62,8 +62,9 @@ async def require_allowed_url(text: str, allowed: Sequence[Network]) -> None:
         raise BadRequest("url: must be an http or https URL with a host.")
     if url.user is not None or url.password is not None or url.fragment or "\\" in text:
         raise BadRequest("url: must not have a user, a password, a fragment or a backslash.")
-    if any(character <= " " or character == "\x7f" for character in text):
-        raise BadRequest("url: must not have spaces or control characters.")
+    # RFC 3986 section 2: everything else is percent-encoded, and would reach the agent as it is.
+    if not all("!" <= character <= "~" for character in text):
+        raise BadRequest("url: must have visible ASCII characters only.")
     for address in await _resolve(host):
         if not is_allowed(read_address(address), allowed):
             raise BadRequest("url: its host is not in a network that agents may live in.")

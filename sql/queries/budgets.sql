@@ -76,6 +76,13 @@ LEFT JOIN LATERAL (
         AND event.occurred_at >= first_inside.occurred_at
         AND event.event_number >= first_inside.event_number
         AND event.running_total_cents > threshold.total_cents
+        -- Rows of one moment leave together: only the last of them tells what they leave behind.
+        AND event.event_number = (
+            SELECT max(together.event_number)
+            FROM workspace_spend_events AS together
+            WHERE together.workspace_id = event.workspace_id
+                AND together.occurred_at = event.occurred_at
+        )
     ORDER BY event.occurred_at, event.event_number
     LIMIT 1)
     LIMIT 1

@@ -4,14 +4,18 @@
 SELECT
     workspace.id::text AS workspace_id,
     period.name AS period_name,
-    coalesce(
-        SUM(event.amount_cents) FILTER (
-            WHERE event.occurred_at > coalesce($4::timestamptz, now()) - period.length
-        ),
-        0
-    )::bigint AS spend_cents
+    spent.cents::bigint AS spend_cents
 FROM workspaces AS workspace
 CROSS JOIN unnest($2::text[], $3::interval[]) AS period (name, length)
-LEFT JOIN workspace_spend_events AS event ON event.workspace_id = workspace.id
+CROSS JOIN LATERAL (
+    SELECT
+        coalesce(
+            SUM(event.amount_cents) FILTER (
+                WHERE event.occurred_at > coalesce($4::timestamptz, now()) - period.length
+            ),
+            0
+        ) AS cents
+    FROM workspace_spend_events AS event
+    WHERE event.workspace_id = workspace.id
+) AS spent
 WHERE workspace.id = ANY ($1)
-GROUP BY workspace.id, period.name

@@ -1,0 +1,90 @@
+"""What one budget check costs, by the number of ledger rows the workspace has.
+
+    .venv/bin/python benchmarks/check_cost.py
+
+The sizes take turns in one run on one connection, so that a noisy machine slows all of them
+alike; what counts is the ratio of the medians. The plain sum over the rows, which the check must
+equal, is timed beside it.
+"""
+
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from gateway.storage.budgets import PERIOD_LENGTHS, PERIOD_NAMES, read_budgets
+from gateway.storage.database import Connection, DatabaseSettings, connect
+from gateway.storage.embedded import EmbeddedPostgres
+from gateway.storage.migrations import migrate
+from gateway.storage.queries import query
+
+ROWS = (1_000, 10_000, 100_000, 1_000_000)
+CHECK_ROUNDS = 2_000
+SUM_ROUNDS = 5
+
+SEED = """
+INSERT INTO workspace_spend_events
+    (workspace_id, event_number, occurred_at, amount_cents, running_total_cents, source)
+SELECT $1, n, now() - interval '29 days' * (1 - n::float / $2), 1, n, 'heartbeat'
+FROM generate_series(1, $2::integer) AS n
+"""
+
+
+async def main() -> None:
+    """Fill a database of its own, measure, print."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with EmbeddedPostgres(Path(folder), settings={"fsync": "off"}) as server:
+            settings = DatabaseSettings(server.dsn)
+            await migrate(settings)
+            connection = await connect(settings)
+            await _fill(connection)
+            checks = await _medians_ms(connection, _check, CHECK_ROUNDS)
+            sums = await _medians_ms(connection, _sum, SUM_ROUNDS)
+            await connection.close()
+    _print(checks, sums)
+
+
+async def _fill(connection: Connection) -> None:
+    for rows in ROWS:
+        await connection.execute(
+            "INSERT INTO workspaces (id, budget_limits) VALUES ($1, $2)", str(rows), {"x": 1}
+        )
+        await connection.execute(SEED, str(rows), rows)
+    await connection.execute("VACUUM ANALYZE")
+
+
+async def _check(connection: Connection, workspace_id: str) -> None:
+    await read_budgets(connection, [workspace_id])
+
+
+async def _sum(connection: Connection, workspace_id: str) -> None:
+    sql = query("spend_by_definition")
+    await connection.fetch(sql, [workspace_id], PERIOD_NAMES, PERIOD_LENGTHS, None)
+
+
+Measured = Callable[[Connection, str], Awaitable[None]]
+
+
+async def _medians_ms(connection: Connection, measured: Measured, rounds: int) -> dict[int, float]:
+    durations: dict[int, list[float]] = {rows: [] for rows in ROWS}
+    for _ in range(rounds):
+        for rows in ROWS:
+            started = time.perf_counter()
+            await measured(connection, str(rows))
+            durations[rows].append(time.perf_counter() - started)
+    return {rows: statistics.median(each) * 1000 for rows, each in durations.items()}
+
+
+def _print(checks: dict[int, float], sums: dict[int, float]) -> None:
+    print(f"{'rows':>10}  {'check, ms':>10}  {'ratio':>6}  {'plain sum, ms':>14}")
+    for rows in ROWS:
+        ratio = checks[rows] / checks[ROWS[0]]
+        print(f"{rows:>10,}  {checks[rows]:>10.3f}  {ratio:>6.2f}  {sums[rows]:>14.3f}")
+    verdict = checks[ROWS[-1]] / checks[ROWS[0]]
+    print(f"a check with {ROWS[-1]:,} rows costs {verdict:.2f} times one with {ROWS[0]:,}")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
