@@ -1,17 +1,24 @@
 """The database that the configuration names: started, reached, migrated and checked."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import asyncpg
+import structlog
 
 from gateway.config import Config
 from gateway.core.errors import StorageUnavailable
 from gateway.storage.database import DatabaseSettings, require_statements, wait_until_answering
-from gateway.storage.embedded import EmbeddedPostgres, default_data_dir
+from gateway.storage.embedded import EmbeddedPostgres, EmbeddedPostgresError, default_data_dir
 from gateway.storage.migrations import migrate
 from gateway.storage.workspace_key import WorkspaceKeys, read_workspace_keys
+
+log = structlog.get_logger()
+
+# Right after a crash its processes may still be ending; PostgreSQL refuses to start beside them.
+RESTART_DELAY_S = 0.2
 
 
 class StartError(Exception):
@@ -28,7 +35,26 @@ async def open_database(config: Config) -> AsyncIterator[DatabaseSettings]:
         return
     data_dir = config.database.data_dir or default_data_dir()
     async with EmbeddedPostgres(data_dir) as server:
-        yield replace(settings, dsn=server.dsn)
+        keeper = asyncio.create_task(_keep_running(server))
+        try:
+            yield replace(settings, dsn=server.dsn)
+        finally:
+            keeper.cancel()
+            await asyncio.wait({keeper})
+
+
+async def _keep_running(server: EmbeddedPostgres) -> None:
+    """Start the server again whenever it ends by itself."""
+    while True:
+        status = await server.wait_closed()
+        log.error("database_ended", status=status)
+        try:
+            await server.restart()
+        except EmbeddedPostgresError as error:
+            log.error("database_restart_failed", reason=str(error))
+            await asyncio.sleep(RESTART_DELAY_S)
+        else:
+            log.info("database_restarted")
 
 
 async def prepare_database(settings: DatabaseSettings) -> WorkspaceKeys:

@@ -40,14 +40,17 @@ async def supervise(
     config_file: str | None = None,
     stop: asyncio.Event | None = None,
     on_ready: OnReady | None = None,
+    listener: socket.socket | None = None,
 ) -> None:
     """Run the gateway until SIGTERM or SIGINT, or until `stop` is set.
 
-    Raises StartError, and what opening and preparing the database raises.
+    `listener` takes the place of the configured address. Raises StartError, and what opening and
+    preparing the database raises.
     """
     stop = stop or _stopped_by_signals()
     with ExitStack() as stack:
-        listener = stack.enter_context(listen(config.server.host, config.server.port))
+        listener = listener or listen(config.server.host, config.server.port)
+        stack.enter_context(listener)
         async with open_database(config) as settings:
             keys = await prepare_database(settings)
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-metrics-"))

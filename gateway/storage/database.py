@@ -134,6 +134,7 @@ class Connections:
 
     async def _connected(self, lane: _Lane) -> Connection:
         if lane.connection is None or lane.connection.is_closed():
+            lane.drop()
             lane.connection = await connect(self.settings)
         return lane.connection
 

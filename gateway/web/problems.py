@@ -41,7 +41,7 @@ def _document(status: int, title: str, detail: str, headers: Mapping[str, str]) 
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn what a handler raises into an answer. After an answer began there is no second one."""
     try:
-        return await handler(request)
+        answer = await handler(request)
     except GatewayError as error:
         answer = problem(error)
     except web.HTTPException as error:
@@ -49,7 +49,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     except Exception:
         log.exception("request_failed", method=request.method)
         answer = _document(500, "Internal Server Error", "The gateway made a mistake.", {})
-    if not request.content.is_eof():
+    if not answer.prepared and not request.content.is_eof():
         # What was not read must not be taken for the next request.
         answer.force_close()
     return answer

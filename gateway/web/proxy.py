@@ -4,6 +4,7 @@ The order: the target is valid, the budget has room (or the call is free, or the
 read), and only then is a byte of the body read and the agent spoken to.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -192,15 +193,21 @@ async def _stream_back(
     try:
         # Every chunk goes on at once: an event stream must not wait for a buffer to fill.
         async for chunk in upstream.chunks:
-            await answer.write(chunk)
+            async with asyncio.timeout(services(request).config.proxy.idle_timeout_s):
+                await answer.write(chunk)
     except (BadGateway, GatewayTimeout) as error:
-        _break_off(request, error)
+        _break_off(request, error.detail)
+    except TimeoutError:
+        _break_off(request, "The caller read nothing for too long.")
+    except ConnectionError:
+        # The caller left; aiohttp finds out by itself, and the agent's connection is closed.
+        log.info("caller_left")
     return answer
 
 
-def _break_off(request: web.Request, error: GatewayError) -> None:
+def _break_off(request: web.Request, detail: str) -> None:
     """Show the caller a broken answer as broken (RFC 9112 section 8): no last chunk, no end."""
-    log.warning("answer_broken_off", detail=error.detail)
+    log.warning("answer_broken_off", detail=detail)
     if request.transport is not None:
         request.transport.abort()
 

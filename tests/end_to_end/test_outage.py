@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 import time
 from collections import Counter
@@ -17,11 +16,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.storage.database import DatabaseSettings
-from gateway.storage.embedded import EmbeddedPostgres
+from gateway.storage.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from gateway.storage.migrations import migrate
 from tests.running import Agent, Gateway, run_gateway, until
 
-CHECK_TIMEOUT_S = 0.05
 WORKERS = 8
 
 
@@ -71,30 +69,16 @@ async def skipped_by_metrics(gateway: Gateway) -> float:
     )
 
 
-class Server:
-    """A PostgreSQL that can be taken away and brought back on the same folder."""
-
-    def __init__(self, data_dir: Path, stack: AsyncExitStack) -> None:
-        self.data_dir, self.stack = data_dir, stack
-        self.dsn = ""
-        self.process_id = 0
-
-    async def start(self) -> None:
-        server = await self.stack.enter_async_context(EmbeddedPostgres(self.data_dir))
-        assert server.process_id is not None
-        self.dsn, self.process_id = server.dsn, server.process_id
-
-
 @pytest.fixture
-async def server(tmp_path: Path, stack: AsyncExitStack) -> Server:
-    server = Server(tmp_path, stack)
-    await server.start()
+async def server(tmp_path: Path, stack: AsyncExitStack) -> EmbeddedPostgres:
+    """A server of this test's own, to be taken away and brought back."""
+    server = await stack.enter_async_context(EmbeddedPostgres(tmp_path))
     await migrate(DatabaseSettings(server.dsn))
     return server
 
 
 async def test_nothing_fails_while_postgres_is_stopped_and_enforcement_returns_with_it(
-    server: Server, stack: AsyncExitStack, agent: Agent
+    server: EmbeddedPostgres, stack: AsyncExitStack, agent: Agent
 ) -> None:
     gateway = await stack.enter_async_context(run_gateway(server.dsn))
     token = await gateway.register("w", agent.url)
@@ -103,8 +87,7 @@ async def test_nothing_fails_while_postgres_is_stopped_and_enforcement_returns_w
     async with calls_under_way(gateway) as traffic:
         await until(lambda: traffic.count > 50)
         assert traffic.skipped == 0
-        os.kill(server.process_id, signal.SIGSTOP)
-        stop_backends(server.process_id, signal.SIGSTOP)
+        signal_all(server, signal.SIGSTOP)
         try:
             await until(lambda: traffic.skipped > 100)
             status, _ = await gateway.json(
@@ -112,14 +95,13 @@ async def test_nothing_fails_while_postgres_is_stopped_and_enforcement_returns_w
             )
             assert status == 503
         finally:
-            stop_backends(server.process_id, signal.SIGCONT)
-            os.kill(server.process_id, signal.SIGCONT)
+            signal_all(server, signal.SIGCONT)
         await enforcement_is_back(gateway, token, within_s=1)
     await nothing_was_lost(gateway, traffic, server.dsn)
 
 
 async def test_nothing_fails_while_postgres_is_dead_and_enforcement_returns_with_it(
-    server: Server, stack: AsyncExitStack, agent: Agent
+    server: EmbeddedPostgres, stack: AsyncExitStack, agent: Agent
 ) -> None:
     gateway = await stack.enter_async_context(run_gateway(server.dsn))
     token = await gateway.register("w", agent.url)
@@ -128,22 +110,32 @@ async def test_nothing_fails_while_postgres_is_dead_and_enforcement_returns_with
     async with calls_under_way(gateway) as traffic:
         await until(lambda: traffic.count > 50)
         assert traffic.skipped == 0
-        os.kill(server.process_id, signal.SIGKILL)
+        psutil.Process(server.process_id).kill()
         await until(lambda: traffic.skipped > 100)
         status, _ = await gateway.json(
             "POST", "/registry/heartbeat", {"workspace_id": "w", "monthly_spend": 140}, token
         )
         assert status == 503
-        await server.start()
+        await server.wait_closed()
+        await brought_back(server)
         await enforcement_is_back(gateway, token, within_s=1)
     await nothing_was_lost(gateway, traffic, server.dsn)
 
 
-def stop_backends(process_id: int, number: signal.Signals) -> None:
-    """The server's processes are one for each connection; a stopped machine stops them all."""
-    for child in psutil.Process(process_id).children(recursive=True):
+async def brought_back(server: EmbeddedPostgres) -> None:
+    """Start the server again, as often as the remains of the old one make it fail."""
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(EmbeddedPostgresError):
+                return await server.restart()
+
+
+def signal_all(server: EmbeddedPostgres, number: signal.Signals) -> None:
+    """Send a signal to the server's every process: it has one for each connection."""
+    main = psutil.Process(server.process_id)
+    for process in (main, *main.children(recursive=True)):
         with contextlib.suppress(psutil.NoSuchProcess):
-            child.send_signal(number)
+            process.send_signal(number)
 
 
 async def enforcement_is_back(gateway: Gateway, token: str, within_s: float) -> None:
