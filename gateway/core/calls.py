@@ -37,6 +37,12 @@ FREE_RPC_METHODS = frozenset(
         "GetExtendedAgentCard",
     }
 )
+# Half a character, which JSON can escape but UTF-8 cannot hold.
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+# What every JSON writer can write; larger ones are nobody's ids.
+RPC_ID_MAX = 2**63 - 1
+
 FREE_HTTP_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 
 Members = Sequence[tuple[str, object]]
@@ -104,9 +110,15 @@ def _is_rpc(members: Members | None, body: bytes | None) -> bool:
 
 
 def _rpc_id(members: Members | None) -> str | int | float | None:
-    ids = [value for name, value in members or () if name == "id"]
-    is_usable = len(ids) == 1 and isinstance(ids[0], str | int | float)
-    return ids[0] if is_usable and not isinstance(ids[0], bool) else None  # type: ignore[return-value]
+    """The id to repeat: null where there is none, more than one, or one that cannot be written."""
+    match [value for name, value in members or () if name == "id"]:
+        case [str(text)] if not _SURROGATE.search(text):
+            return text
+        case [float(number)]:
+            return number
+        case [int(number)] if not isinstance(number, bool) and abs(number) <= RPC_ID_MAX:
+            return number
+    return None
 
 
 def _read_members(body: bytes | None) -> Members | None:

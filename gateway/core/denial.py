@@ -93,7 +93,7 @@ def _rest_document(budget: Budget, _call: Call) -> dict[str, object]:
 def _problem_document(budget: Budget, _call: Call) -> dict[str, object]:
     return {
         "type": _PROBLEM_TYPE,
-        "title": "Payment Required",
+        "title": "Quota Exceeded",
         "status": STATUS,
         "detail": message(budget),
         "error": SENTENCE,

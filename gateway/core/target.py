@@ -6,12 +6,13 @@ agent could resolve to another place than the one that was checked.
 
 import re
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from gateway.core.errors import BadRequest, NotFound
 from gateway.core.workspaces import is_workspace_id
 
 _CALL_PATH = re.compile(r"/workspaces/(?P<id>[^/]*)/a2a(?P<tail>/.*)?", re.DOTALL)
+_AUTHORITY = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 _AMBIGUOUS = re.compile(r"//|\\|#|%2f|%5c|%00|[\x00-\x20\x7f]", re.IGNORECASE)
 _DOT_SEGMENT = re.compile(r"(^|/)(\.|%2e){1,2}(/|;|$)", re.IGNORECASE)
 
@@ -58,5 +59,5 @@ def _without_authority(target: str) -> str:
     """The origin form of a target that may be in absolute form."""
     if target.startswith("/"):
         return target
-    parts = urlsplit(target)
-    return parts.path + (f"?{parts.query}" if parts.query else "")
+    # Cut by hand: urlsplit drops a fragment and tabs, and what is forwarded must be what was sent.
+    return _AUTHORITY.sub("", target, count=1)

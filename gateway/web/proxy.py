@@ -5,6 +5,8 @@ read), and only then is a byte of the body read and the agent spoken to.
 """
 
 import asyncio
+import contextlib
+import re
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -33,6 +35,7 @@ INSPECTED_BYTES_MAX = 1024 * 1024
 CHECK_SKIPPED = ("Budget-Check", "skipped")
 
 _BODILESS_STATUSES = (204, 304)
+_CHARSET = re.compile(r"charset[^=;]*=\s*[\"']?([^;\"'\s]*)")
 _ABSENT_FIELDS = web.ResponseKey("absent_fields", list[str])
 
 
@@ -88,13 +91,24 @@ async def _answer(request: web.Request, trace: Trace) -> web.StreamResponse:
 async def _inspect(request: web.Request, target: CallTarget) -> tuple[bytes | None, Call]:
     """The body of a call to a workspace over its budget, if it can be read, and what it wants."""
     body: bytes | None = None
-    if hdrs.CONTENT_ENCODING not in request.headers:
+    if _is_readable(request):
         await _continue_if_expected(request)
-        try:
+        with contextlib.suppress(ContentTooLarge):
             body = await read_body(request, INSPECTED_BYTES_MAX)
-        except ContentTooLarge:
-            body = None
     return body, read_call(request.method, target.path, body)
+
+
+def _is_readable(request: web.Request) -> bool:
+    """Whether the agent will read the same text as we do: no coding, no other charset.
+
+    Agents decode by the charset they are told (aiohttp's any, UTF-7 among them), which can hide
+    one method behind another.
+    """
+    if hdrs.CONTENT_ENCODING in request.headers:
+        return False
+    types = request.headers.getall(hdrs.CONTENT_TYPE, [])
+    charsets = _CHARSET.findall(";".join(types).lower())
+    return len(types) <= 1 and all(charset in ("utf-8", "utf8") for charset in charsets)
 
 
 def _refuse(parts: Services, admission: Admission, call: Call) -> web.Response:

@@ -123,9 +123,10 @@ def test_target_that_names_no_workspace_is_not_found(target: str) -> None:
         "?a#b",
     ],
 )
-def test_part_that_servers_read_differently_is_refused(tail: str) -> None:
+@pytest.mark.parametrize("authority", ["", "http://gateway.example"])
+def test_part_that_servers_read_differently_is_refused(authority: str, tail: str) -> None:
     with pytest.raises(BadRequest) as error:
-        read_call_target(CALL + tail)
+        read_call_target(authority + CALL + tail)
     assert tail not in error.value.detail
 
 

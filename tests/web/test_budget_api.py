@@ -1,5 +1,8 @@
 """The budget over HTTP: sections 3 and 4 of the contract, line by line."""
 
+import pytest
+
+from gateway.core.periods import PERIODS
 from tests.running import Agent, Gateway
 
 
@@ -26,3 +29,46 @@ async def test_call_is_refused_once_a_window_is_spent_and_passes_after_the_limit
     await gateway.limit("w", hourly=200)
     assert (await gateway.json("POST", "/workspaces/w/a2a", {}))[0] == 200
     assert len(agent.received) == 2
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Encoding": "gzip"},
+        {"Content-Type": "application/json; charset=utf-7"},
+        {"Content-Type": 'application/json; Charset="UTF-16"'},
+    ],
+)
+async def test_body_that_the_agent_may_read_otherwise_than_we_is_refused(
+    gateway: Gateway, agent: Agent, headers: dict[str, str]
+) -> None:
+    await gateway.register("w", agent.url)
+    await gateway.limit("w", **{PERIODS[0].name: 0})
+    url, free = f"{gateway.url}/workspaces/w/a2a", b'{"jsonrpc":"2.0","id":1,"method":"tasks/get"}'
+    plain = {"Content-Type": "application/json; charset=utf-8"}
+    async with gateway.client.post(url, data=free, headers=plain) as answer:
+        assert answer.status == 200
+    async with gateway.client.post(url, data=free, headers=headers) as answer:
+        assert answer.status == 402
+
+
+@pytest.mark.parametrize(
+    ("sent", "repeated"),
+    [
+        ("7", 7),
+        ('"a\\nb"', "a\nb"),
+        ("1.5", 1.5),
+        ("null", None),
+        ("99999999999999999999", None),  # no JSON writer of ours can write it
+        ('"\\ud800"', None),  # half a character
+    ],
+)
+async def test_refusal_repeats_the_id_or_null(
+    gateway: Gateway, agent: Agent, sent: str, repeated: object
+) -> None:
+    await gateway.register("w", agent.url)
+    await gateway.limit("w", **{PERIODS[0].name: 0})
+    body = f'{{"jsonrpc":"2.0","id":{sent},"method":"message/send"}}'
+    async with gateway.client.post(f"{gateway.url}/workspaces/w/a2a", data=body) as answer:
+        assert answer.status == 402
+        assert (await answer.json())["id"] == repeated
