@@ -1,6 +1,7 @@
 """The application: which parts there are and how they are put together."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 
 from aiohttp import web
 
@@ -38,18 +39,21 @@ def create_app(config: Config, keys: WorkspaceKeys) -> web.Application:
 
 def add_routes(router: web.UrlDispatcher) -> None:
     """Every route of the gateway."""
-    router.add_get("/healthz", ops.get_health)
-    router.add_get("/readyz", ops.get_readiness)
-    router.add_get("/metrics", ops.get_metrics)
-    router.add_get("/openapi.yaml", ops.get_openapi)
-    router.add_post("/registry/register", registrations.post_registration)
-    router.add_post("/registry/heartbeat", heartbeats.post_heartbeat)
-    router.add_get("/workspaces", workspaces.list_workspaces)
-    router.add_get("/workspaces/{id}", workspaces.get_workspace)
-    router.add_delete("/workspaces/{id}", workspaces.delete_workspace)
-    router.add_get("/workspaces/{id}/budget", workspaces.get_budget)
-    router.add_patch("/workspaces/{id}/budget", workspaces.patch_budget)
-    router.add_get("/workspaces/{id}/spend", workspaces.get_spend)
+    # aiohttp's own answer to an expectation repeats what was sent.
+    add = partial(router.add_route, expect_handler=proxy.continue_if_expected)
+    get = partial(router.add_get, expect_handler=proxy.continue_if_expected)
+    get("/healthz", ops.get_health)
+    get("/readyz", ops.get_readiness)
+    get("/metrics", ops.get_metrics)
+    get("/openapi.yaml", ops.get_openapi)
+    add("POST", "/registry/register", registrations.post_registration)
+    add("POST", "/registry/heartbeat", heartbeats.post_heartbeat)
+    get("/workspaces", workspaces.list_workspaces)
+    get("/workspaces/{id}", workspaces.get_workspace)
+    add("DELETE", "/workspaces/{id}", workspaces.delete_workspace)
+    get("/workspaces/{id}/budget", workspaces.get_budget)
+    add("PATCH", "/workspaces/{id}/budget", workspaces.patch_budget)
+    get("/workspaces/{id}/spend", workspaces.get_spend)
     for path in ("/workspaces/{id}/a2a", "/workspaces/{id}/a2a/{tail:.*}"):
         router.add_route("*", path, proxy.proxy_call, expect_handler=proxy.leave_expectation)
 

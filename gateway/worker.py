@@ -11,6 +11,7 @@ from aiohttp import web
 from gateway.app import create_app
 from gateway.config import Config
 from gateway.storage.workspace_key import WorkspaceKeys
+from gateway.web.server import Runner
 from gateway.web.services import SERVICES
 
 log = structlog.get_logger()
@@ -36,7 +37,7 @@ async def work(config: Config, keys: WorkspaceKeys, listener: socket.socket, lif
 
 def create_runner(app: web.Application, config: Config) -> web.AppRunner:
     """The server around the application, with the options that a proxy needs."""
-    return web.AppRunner(
+    return Runner(
         app,
         access_log=None,
         # A coded body goes to the agent as it came.

@@ -53,6 +53,14 @@ async def leave_expectation(_request: web.Request) -> None:
     """Do not say 100 Continue before the budget was checked (RFC 9110 section 10.1.1)."""
 
 
+async def continue_if_expected(request: web.Request) -> None:
+    """Say 100 Continue to a caller who waits for it; any other expectation is ignored."""
+    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # What was written so far is no answer yet; aiohttp would take it for one.
+        request.writer.output_size = 0
+
+
 async def proxy_call(request: web.Request) -> web.StreamResponse:
     """Answer a call, and count and log what became of it."""
     trace = Trace(time.perf_counter())
@@ -92,7 +100,7 @@ async def _inspect(request: web.Request, target: CallTarget) -> tuple[bytes | No
     """The body of a call to a workspace over its budget, if it can be read, and what it wants."""
     body: bytes | None = None
     if _is_readable(request):
-        await _continue_if_expected(request)
+        await continue_if_expected(request)
         with contextlib.suppress(ContentTooLarge):
             body = await read_body(request, INSPECTED_BYTES_MAX)
     return body, read_call(request.method, target.path, body)
@@ -175,20 +183,13 @@ async def _once(body: bytes) -> AsyncIterator[bytes]:
 
 
 async def _limited(request: web.Request, bytes_max: int) -> AsyncIterator[bytes]:
-    await _continue_if_expected(request)
+    await continue_if_expected(request)
     body_bytes = 0
     async for chunk in request.content.iter_any():
         body_bytes += len(chunk)
         if body_bytes > bytes_max:
             raise ContentTooLarge(f"The body must not be over {bytes_max} bytes.")
         yield chunk
-
-
-async def _continue_if_expected(request: web.Request) -> None:
-    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        # What was written so far is no answer yet; aiohttp would take it for one.
-        request.writer.output_size = 0
 
 
 async def _stream_back(
