@@ -166,6 +166,8 @@ class Connections:
 
 def cause_of(error: Exception) -> str:
     """One word for a driver error, from a small set: it becomes a metric's label."""
+    if isinstance(error, asyncpg.PostgresConnectionError):  # class 08, asyncpg's own among them
+        return "connection"
     if isinstance(error, asyncpg.PostgresError):
         return f"sqlstate_{(error.sqlstate or 'unknown')[:2]}"
     if isinstance(error, TimeoutError):

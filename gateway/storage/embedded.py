@@ -9,8 +9,8 @@ SIGKILL; who does not get it waits until the server answers, and attaches.
 import asyncio
 import os
 import subprocess
-from collections.abc import Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -99,11 +99,13 @@ class EmbeddedPostgres:
         Raises EmbeddedPostgresError; it can be tried again.
         """
         address = self.dsn
-        if self._process is None:  # another gateway's server, and it left: the folder is ours now
-            await self._start(self._undo)
-        else:
-            with open_private(self._data_dir / "postgres.log") as log:
-                await self._run(await asyncio.to_thread(self._programs, log))
+        with self._failures_as_ours():
+            if self._process is None:  # another gateway's, and it left: the folder is ours now
+                await self._start(self._undo)
+            else:
+                await stop(self._process)  # one that never got ready may still run
+                with open_private(self._data_dir / "postgres.log") as log:
+                    await self._run(await asyncio.to_thread(self._programs, log))
         if self.dsn != address:
             raise EmbeddedPostgresError(
                 f"The PostgreSQL in {self._data_dir} has another address now: start again."
@@ -111,18 +113,23 @@ class EmbeddedPostgres:
 
     async def __aenter__(self) -> Self:
         self._process = None
-        try:
+        with self._failures_as_ours():
             async with AsyncExitStack() as undo:
                 self._lock = undo.enter_context(open_private(self._data_dir / "lock"))
                 if not await self._attaches():
                     await self._start(undo)
                 self._undo = undo.pop_all()
+        return self
+
+    @contextmanager
+    def _failures_as_ours(self) -> Iterator[None]:
+        try:
+            yield
         except (OSError, asyncpg.PostgresError) as error:
             raise EmbeddedPostgresError(
                 f"PostgreSQL cannot be started in {self._data_dir} ({error}): "
                 "set database.data_dir (GATEWAY_DATABASE__DATA_DIR) to a folder that we may write."
             ) from error
-        return self
 
     async def __aexit__(
         self,

@@ -84,8 +84,10 @@ class Gate:
         return found
 
     def _answer_for(self, key: str) -> Answer:
-        if key in self._waiting:
-            return self._waiting[key]
+        waiting = self._waiting.get(key)
+        # One that has given up still waits for its query; a call after it has its own deadline.
+        if waiting is not None and not waiting.done():
+            return waiting
         loop = asyncio.get_running_loop()
         answer = self._waiting[key] = loop.create_future()
         due = loop.time() + self.settings.timeout_s

@@ -2,12 +2,17 @@
 -- from the row before.
 --
 -- $1 workspace ids
+--
+-- Before row 1 nothing was spent; before a first row of another number lies what was pruned.
 SELECT DISTINCT broken.workspace_id::text AS workspace_id
 FROM (
     SELECT
         event.workspace_id,
         event.running_total_cents
-            - lag(event.running_total_cents) OVER ledger
+            - coalesce(
+                lag(event.running_total_cents) OVER ledger,
+                CASE event.event_number WHEN 1 THEN 0 END
+            )
             - event.amount_cents AS missing_cents,
         event.event_number - lag(event.event_number) OVER ledger AS step,
         event.occurred_at - lag(event.occurred_at) OVER ledger AS elapsed

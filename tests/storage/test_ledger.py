@@ -118,7 +118,8 @@ async def test_heartbeat_keeps_what_it_tells_and_leaves_the_rest(
     await ledger.record(Heartbeat("w", 0, "", "", Liveness(active_tasks=0)))
     row = await connection.fetchrow(
         """SELECT uptime_seconds, active_tasks, current_task, last_error_rate, last_sample_error,
-                  runtime_state, runtime_metadata ->> 'model', last_heartbeat_at > now() - '1h'::interval
+                  runtime_state, runtime_metadata ->> 'model',
+                  last_heartbeat_at > now() - interval '1h'
            FROM workspaces"""
     )
     assert row is not None
@@ -155,7 +156,8 @@ async def test_times_never_go_back_even_if_the_clock_does(
 ) -> None:
     await ledger.record(heartbeat(100))
     ahead = await connection.fetchval(
-        "UPDATE workspace_spend_events SET occurred_at = now() + '1h'::interval RETURNING occurred_at"
+        """UPDATE workspace_spend_events SET occurred_at = now() + interval '1h'
+           RETURNING occurred_at"""
     )
     answer = await ledger.record(heartbeat(130))
     times = [

@@ -49,9 +49,7 @@ class Wire:
                 await self._speaks.wait()
                 await self._carry_both(reader, writer)
 
-    async def _carry_both(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _carry_both(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server_reader, server_writer = await asyncio.open_unix_connection(self.server_socket)
         with contextlib.closing(server_writer):
             ways = {

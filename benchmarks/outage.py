@@ -1,0 +1,128 @@
+"""How long calls wait for their budget while PostgreSQL is killed, or stopped.
+
+    .venv/bin/python benchmarks/outage.py
+
+Callers ask the gate without a pause. Each outage lasts two seconds; printed are the longest waits
+before, during and after it, and how soon after the server's return a budget was read again.
+"""
+
+import asyncio
+import contextlib
+import signal
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import psutil
+
+from gateway.core.errors import StorageUnavailable
+from gateway.storage.database import Connections, DatabaseSettings, connect
+from gateway.storage.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from gateway.storage.gate import Gate
+from gateway.storage.migrations import migrate
+from gateway.storage.workspace_key import WorkspaceKeys
+
+CALLERS = 16
+PAUSE_S = 0.002
+OUTAGE_S = 2.0
+
+Act = Callable[[EmbeddedPostgres], Awaitable[None]]
+
+
+class Waits:
+    """How long each question took, and when one was answered last."""
+
+    def __init__(self) -> None:
+        self.durations_s: list[float] = []
+        self.skipped = 0
+        self.answered_at = 0.0
+
+    def take(self) -> str:
+        """What happened since the last look, as a line."""
+        ordered = sorted(self.durations_s)
+        line = (
+            f"{len(ordered):>7} asked {self.skipped:>7} skipped"
+            f"   p50 {ordered[len(ordered) // 2] * 1000:6.2f} ms"
+            f"   p99 {ordered[len(ordered) * 99 // 100] * 1000:6.2f} ms"
+            f"   longest {ordered[-1] * 1000:6.2f} ms"
+        )
+        self.durations_s, self.skipped = [], 0
+        return line
+
+
+async def main() -> None:
+    """Measure both outages on a server of its own."""
+    for name, take_away, bring_back in (
+        ("killed (SIGKILL)", _kill, _restart),
+        ("stopped (SIGSTOP)", _stop, _go_on),
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            async with EmbeddedPostgres(Path(folder)) as server:
+                await _measure(name, server, take_away, bring_back)
+
+
+async def _measure(name: str, server: EmbeddedPostgres, take_away: Act, bring_back: Act) -> None:
+    settings = DatabaseSettings(server.dsn)
+    await migrate(settings)
+    connection = await connect(settings)
+    await connection.execute("INSERT INTO workspaces (id) VALUES ('w')")
+    await connection.close()
+    gate, waits = Gate(Connections(settings, 2), WorkspaceKeys("text")), Waits()
+    await gate.open()
+    callers = [asyncio.create_task(_ask_on(gate, waits)) for _ in range(CALLERS)]
+    await asyncio.sleep(1)
+    print(f"{name}\n  before {waits.take()}")
+    await take_away(server)
+    await asyncio.sleep(OUTAGE_S)
+    print(f"  during {waits.take()}")
+    await bring_back(server)
+    returned_at = waits.answered_at = time.perf_counter()
+    while waits.answered_at == returned_at:  # noqa: ASYNC110 - polled, so as not to slow callers
+        await asyncio.sleep(0.001)
+    print(f"  enforced again {(waits.answered_at - returned_at) * 1000:.0f} ms after its return")
+    for caller in callers:
+        caller.cancel()
+    await asyncio.gather(*callers, return_exceptions=True)
+    await gate.close()
+    await gate.connections.close()
+
+
+async def _ask_on(gate: Gate, waits: Waits) -> None:
+    while True:
+        started = time.perf_counter()
+        try:
+            await gate.ask("w")
+            waits.answered_at = time.perf_counter()
+        except StorageUnavailable:
+            waits.skipped += 1
+        waits.durations_s.append(time.perf_counter() - started)
+        await asyncio.sleep(PAUSE_S)
+
+
+async def _kill(server: EmbeddedPostgres) -> None:
+    psutil.Process(server.process_id).kill()
+
+
+async def _restart(server: EmbeddedPostgres) -> None:
+    while True:
+        with contextlib.suppress(EmbeddedPostgresError):
+            return await server.restart()
+
+
+async def _stop(server: EmbeddedPostgres) -> None:
+    _signal_all(server, signal.SIGSTOP)
+
+
+async def _go_on(server: EmbeddedPostgres) -> None:
+    _signal_all(server, signal.SIGCONT)
+
+
+def _signal_all(server: EmbeddedPostgres, number: signal.Signals) -> None:
+    main_process = psutil.Process(server.process_id)
+    for process in (main_process, *main_process.children(recursive=True)):
+        process.send_signal(number)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
