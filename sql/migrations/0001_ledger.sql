@@ -47,7 +47,7 @@ ALTER TABLE workspace_spend_events
     ADD COLUMN counter_epoch text NOT NULL DEFAULT '',
     ADD COLUMN reported_cents bigint,
     ADD CONSTRAINT only_corrections_take_back CHECK (amount_cents > 0 OR source = 'correction'),
-    -- The newest row of a workspace (budgets.sql, spend_ledger_tip.sql).
+    -- The newest row of a workspace (budgets.sql, spend_event_append.sql).
     ADD PRIMARY KEY (workspace_id, event_number);
 
 -- The first row inside a window (budgets.sql).
@@ -55,12 +55,7 @@ CREATE INDEX workspace_spend_events_by_time
     ON workspace_spend_events (workspace_id, occurred_at, event_number)
     INCLUDE (amount_cents, running_total_cents);
 
--- The first row at which a running total is passed: when room returns (budgets.sql).
-CREATE INDEX workspace_spend_events_by_total
-    ON workspace_spend_events (workspace_id, running_total_cents, event_number)
-    INCLUDE (occurred_at);
-
--- Whether totals in a window ever fell, which makes the index above no order of time (budgets.sql).
+-- The corrections in a window, between which totals only rise (budgets.sql).
 CREATE INDEX workspace_spend_events_taken_back
     ON workspace_spend_events (workspace_id, occurred_at)
     WHERE amount_cents < 0;

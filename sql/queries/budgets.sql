@@ -7,9 +7,11 @@
 -- Per period one index descent finds the first row inside the window; what was spent is the newest
 -- running total less the running total before that row. This equals the definition
 --     SUM(amount_cents) FILTER (WHERE occurred_at > now - length)
--- whatever the ledger's size, and stays right after old rows are pruned. A period whose limit is
--- reached also tells when room returns: the first row after which the running total is higher than
--- the newest total less the limit is the row that must leave the window.
+-- whatever the ledger's size, and stays right after old rows are pruned.
+--
+-- A period whose limit is reached also tells when room returns: the row that must leave the window
+-- is the first after which the running total is above the threshold, the newest total less the
+-- limit. It is found by halving, which costs a few descents more, whatever the ledger's size.
 SELECT
     workspace.id::text AS workspace_id,
     workspace.url,
@@ -22,7 +24,7 @@ FROM (SELECT coalesce($4::timestamptz, now()) AS now) AS clock
 CROSS JOIN unnest($2::text[], $3::interval[]) AS period (name, length)
 CROSS JOIN workspaces AS workspace
 LEFT JOIN LATERAL (
-    SELECT event.running_total_cents AS total_cents
+    SELECT event.event_number, event.running_total_cents AS total_cents
     FROM workspace_spend_events AS event
     WHERE event.workspace_id = workspace.id
     ORDER BY event.event_number DESC
@@ -53,39 +55,75 @@ CROSS JOIN LATERAL (
     END AS total_cents
 ) AS threshold
 LEFT JOIN LATERAL (
-    -- Totals only rose in this window: the index of totals finds the row at once.
-    (SELECT event.occurred_at
-    FROM workspace_spend_events AS event
-    WHERE event.workspace_id = workspace.id
-        AND event.running_total_cents > threshold.total_cents
-        AND event.event_number >= first_inside.event_number
-        AND NOT EXISTS (
-            SELECT FROM workspace_spend_events AS taken_back
-            WHERE taken_back.workspace_id = workspace.id
-                AND taken_back.occurred_at >= first_inside.occurred_at
-                AND taken_back.amount_cents < 0
-        )
-    ORDER BY event.running_total_cents, event.event_number
-    LIMIT 1)
-    UNION ALL
-    -- A correction lies in this window: totals also fell, so the rows are read in order of time.
-    (SELECT event.occurred_at
-    FROM workspace_spend_events AS event
-    WHERE threshold.total_cents IS NOT NULL
-        AND event.workspace_id = workspace.id
-        AND event.occurred_at >= first_inside.occurred_at
-        AND event.event_number >= first_inside.event_number
-        AND event.running_total_cents > threshold.total_cents
-        -- Rows of one moment leave together: only the last of them tells what they leave behind.
-        AND event.event_number = (
-            SELECT max(together.event_number)
-            FROM workspace_spend_events AS together
-            WHERE together.workspace_id = event.workspace_id
-                AND together.occurred_at = event.occurred_at
-        )
-    ORDER BY event.occurred_at, event.event_number
-    LIMIT 1)
-    LIMIT 1
+    WITH RECURSIVE stretch_end AS (
+        -- Between corrections totals only rise. Rows of one moment leave together, so a correction
+        -- ends one stretch before its moment, and another with the last row of its moment.
+        SELECT newest.event_number AS last_number, false AS is_moment
+        UNION
+        SELECT last_row.event_number, last_row.is_moment
+        FROM workspace_spend_events AS taken_back
+        CROSS JOIN LATERAL (
+            (SELECT event.event_number, false AS is_moment
+            FROM workspace_spend_events AS event
+            WHERE event.workspace_id = workspace.id
+                AND event.occurred_at >= first_inside.occurred_at
+                AND event.occurred_at < taken_back.occurred_at
+            ORDER BY event.occurred_at DESC, event.event_number DESC
+            LIMIT 1)
+            UNION ALL
+            (SELECT event.event_number, true AS is_moment
+            FROM workspace_spend_events AS event
+            WHERE event.workspace_id = workspace.id
+                AND event.occurred_at = taken_back.occurred_at
+            ORDER BY event.occurred_at DESC, event.event_number DESC
+            LIMIT 1)
+        ) AS last_row
+        WHERE taken_back.workspace_id = workspace.id
+            AND taken_back.occurred_at >= first_inside.occurred_at
+            AND taken_back.amount_cents < 0
+    ),
+    stretch AS (
+        SELECT
+            coalesce(
+                lag(last_number) OVER (ORDER BY last_number, is_moment DESC) + 1,
+                first_inside.event_number
+            ) AS first_number,
+            last_number,
+            is_moment
+        FROM stretch_end
+        WHERE threshold.total_cents IS NOT NULL
+    ),
+    -- Halve the first stretch that ends above the threshold until one row is left.
+    search (low, high) AS (
+        (SELECT
+            CASE WHEN stretch.is_moment THEN stretch.last_number ELSE stretch.first_number END,
+            stretch.last_number
+        FROM stretch
+        JOIN workspace_spend_events AS event
+            ON event.workspace_id = workspace.id AND event.event_number = stretch.last_number
+        WHERE event.running_total_cents > threshold.total_cents
+        ORDER BY stretch.last_number, stretch.is_moment DESC
+        LIMIT 1)
+        UNION ALL
+        SELECT
+            CASE WHEN middle.is_above THEN search.low ELSE middle.event_number + 1 END,
+            CASE WHEN middle.is_above THEN middle.event_number ELSE search.high END
+        FROM search
+        CROSS JOIN LATERAL (
+            SELECT
+                event.event_number,
+                event.running_total_cents > threshold.total_cents AS is_above
+            FROM workspace_spend_events AS event
+            WHERE event.workspace_id = workspace.id
+                AND event.event_number = (search.low + search.high) / 2
+        ) AS middle
+        WHERE search.low < search.high
+    )
+    SELECT event.occurred_at
+    FROM search
+    JOIN workspace_spend_events AS event
+        ON event.workspace_id = workspace.id AND event.event_number = search.low
+    WHERE search.low = search.high
 ) AS leaving ON true
 WHERE workspace.id = ANY ($1)
     AND workspace.status::text IS DISTINCT FROM 'removed'

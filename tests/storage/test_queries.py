@@ -64,23 +64,11 @@ def ledger_rows(plan: dict[str, Any]) -> float:
     )
 
 
-@pytest.mark.parametrize(
-    "limit_cents",
-    [
-        None,
-        10**9,  # a limit that is not reached
-        3,  # reached in every window, so that the moment is looked for at which room returns
-    ],
-)
+@pytest.mark.parametrize("limit_cents", [None, 10**9])  # no limit, and one that is not reached
 async def test_budgets_cost_the_same_however_large_the_ledger_is(
     settings: DatabaseSettings, connection: asyncpg.Connection, limit_cents: int | None
 ) -> None:
-    limits = {} if limit_cents is None else dict.fromkeys(PERIOD_NAMES, limit_cents)
-    for workspace_id, count in (("small", 1_000), ("large", 100_000)):
-        await add_workspace(connection, workspace_id, limits)
-        await add_even_rows(connection, workspace_id, count, WEEK_S)
-    await connection.execute("VACUUM ANALYZE workspace_spend_events, workspaces")
-    small, large = [await explain(settings, name) for name in ("small", "large")]
+    small, large = await plans_of_small_and_large(settings, connection, limit_cents)
     for plan in (small, large):
         scans = [node for node in nodes(plan) if node.get("Relation Name") == LEDGER]
         assert scans
@@ -89,24 +77,37 @@ async def test_budgets_cost_the_same_however_large_the_ledger_is(
     assert ledger_rows(large) <= ledger_rows(small) + 2
 
 
-@pytest.mark.xfail(reason="the rows of the window are read in order of time", strict=True)
-async def test_budgets_cost_the_same_although_a_correction_lies_in_the_window(
-    settings: DatabaseSettings, connection: asyncpg.Connection
+@pytest.mark.parametrize("has_correction", [False, True])
+async def test_moment_of_return_is_found_by_halving_however_large_the_ledger_is(
+    settings: DatabaseSettings, connection: asyncpg.Connection, has_correction: bool
 ) -> None:
+    small, large = await plans_of_small_and_large(settings, connection, 3, has_correction)
+    # A hundred times the rows are seven halvings more in each of the windows, of ten before.
+    assert blocks(large) <= 2 * blocks(small)
+    assert ledger_rows(large) <= 2 * ledger_rows(small)
+
+
+async def plans_of_small_and_large(
+    settings: DatabaseSettings,
+    connection: asyncpg.Connection,
+    limit_cents: int | None,
+    has_correction: bool = False,
+) -> list[dict[str, Any]]:
+    """The plans for a workspace of 1,000 rows and one of 100,000, limited in every period."""
+    limits = {} if limit_cents is None else dict.fromkeys(PERIOD_NAMES, limit_cents)
     for workspace_id, count in (("small", 1_000), ("large", 100_000)):
-        await add_workspace(connection, workspace_id, dict.fromkeys(PERIOD_NAMES, 3))
+        await add_workspace(connection, workspace_id, limits)
         await add_even_rows(connection, workspace_id, count, WEEK_S)
-    # The third row takes 1 cent back instead of spending it.
-    await connection.execute(
-        """UPDATE workspace_spend_events
-           SET running_total_cents = running_total_cents - 2,
-               amount_cents = CASE event_number WHEN 3 THEN -1 ELSE 1 END,
-               source = CASE event_number WHEN 3 THEN 'correction' ELSE 'heartbeat' END
-           WHERE event_number >= 3"""
-    )
+    if has_correction:  # the third row takes 1 cent back instead of spending it
+        await connection.execute(
+            """UPDATE workspace_spend_events
+               SET running_total_cents = running_total_cents - 2,
+                   amount_cents = CASE event_number WHEN 3 THEN -1 ELSE 1 END,
+                   source = CASE event_number WHEN 3 THEN 'correction' ELSE 'heartbeat' END
+               WHERE event_number >= 3"""
+        )
     await connection.execute("VACUUM ANALYZE workspace_spend_events, workspaces")
-    small, large = [await explain(settings, name) for name in ("small", "large")]
-    assert blocks(large) <= blocks(small) + BLOCKS_MORE_MAX
+    return [await explain(settings, name) for name in ("small", "large")]
 
 
 @pytest.mark.parametrize("name", sorted(all_queries()))
