@@ -11,9 +11,10 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import structlog
 
@@ -32,6 +33,7 @@ RESTART_DELAY_MAX_S = 10.0
 DSN_VARIABLE = "GATEWAY_DATABASE__DSN"
 METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
+Part = TypeVar("Part")
 OnReady = Callable[[str], None]
 
 
@@ -48,14 +50,31 @@ async def supervise(
     preparing the database raises.
     """
     stop = stop or _stopped_by_signals()
-    with ExitStack() as stack:
+    async with AsyncExitStack() as stack:
         listener = listener or listen(config.server.host, config.server.port)
         stack.enter_context(listener)
-        async with open_database(config) as settings:
-            keys = await prepare_database(settings)
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-metrics-"))
-            workers = Workers(config, config_file, settings, keys, listener, folder)
-            await _run(workers, config.server.workers, stop, on_ready or _log_address)
+        settings = await _unless_stopped(stop, stack.enter_async_context(open_database(config)))
+        if settings is None:
+            return
+        keys = await _unless_stopped(stop, prepare_database(settings))
+        if keys is None:
+            return
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-metrics-"))
+        workers = Workers(config, config_file, settings, keys, listener, folder)
+        await _run(workers, config.server.workers, stop, on_ready or _log_address)
+
+
+async def _unless_stopped(stop: asyncio.Event, start: Coroutine[Any, Any, Part]) -> Part | None:
+    """What `start` gives, or None if the gateway is to stop before it is there."""
+    starting, stopping = asyncio.create_task(start), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait({starting})
+    return None if starting.cancelled() else starting.result()
 
 
 def _log_address(url: str) -> None:

@@ -108,10 +108,10 @@ async def _workspace_status(url: str, workspace_id: str) -> int:
         return answer.status
 
 
-async def until_answered(url: str, workspace_id: str) -> None:
-    """Return when operators' routes work again."""
+async def until_ready(url: str) -> None:
+    """Return when the gateway says that all is well."""
     async with asyncio.timeout(20):
-        while await _workspace_status(url, workspace_id) != 200:  # noqa: ASYNC110
+        while await _readiness(url) != {"status": "ok", "database": "up"}:
             await asyncio.sleep(0.05)  # the pause between two looks, not a wait for something
 
 
@@ -151,10 +151,11 @@ async def test_worker_that_dies_is_replaced(tmp_path: Path, dsn: str) -> None:
 async def test_embedded_database_that_dies_comes_back_with_its_data(tmp_path: Path) -> None:
     async with serving(tmp_path) as gateway:
         await _register(gateway.url, "w")
-        pid = int((tmp_path / "postgres" / "postmaster.pid").read_text().splitlines()[0])
-        os.kill(pid, signal.SIGKILL)
-        await until_answered(gateway.url, "w")
-        assert await _readiness(gateway.url) == {"status": "ok", "database": "up"}
+        (postgres,) = gateway.processes("bin/postgres")
+        postgres.kill()
+        await until(lambda: not postgres.is_running() or postgres.status() == "zombie")
+        await until_ready(gateway.url)
+        assert await _workspace_status(gateway.url, "w") == 200
 
 
 async def test_workers_share_the_port_and_their_metrics(tmp_path: Path, dsn: str) -> None:
@@ -214,3 +215,14 @@ async def test_gateway_says_that_its_database_does_not_answer(tmp_path: Path) ->
     variables = environment(tmp_path, GATEWAY_DATABASE__DSN=dsn)
     line = await refusal({**variables, "GATEWAY_DATABASE__STARTUP_TIMEOUT_S": "0"})
     assert "does not answer" in line
+
+
+async def test_signal_ends_a_gateway_that_still_waits_for_its_database(tmp_path: Path) -> None:
+    dsn = f"postgresql://x@/x?host={tmp_path}"
+    process = await start(environment(tmp_path, GATEWAY_DATABASE__DSN=dsn))
+    # It listens before it waits, so that a port in use is told at once.
+    children = psutil.Process(process.pid)
+    await until(lambda: bool(children.net_connections("tcp")))
+    process.terminate()
+    async with asyncio.timeout(5):
+        assert await process.wait() == 0

@@ -204,6 +204,22 @@ async def test_agent_that_cannot_be_reached_is_a_502(gateway: Gateway) -> None:
     assert (status, problem["title"]) == (502, "Bad Gateway")
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://169.254.169.254/latest",  # stored before it was forbidden, or by another hand
+        "http://[::ffff:169.254.169.254]/",
+        "http://0.0.0.0:80/",
+    ],
+)
+async def test_address_where_no_agent_may_live_is_never_connected_to(
+    gateway: Gateway, connection: asyncpg.Connection, url: str
+) -> None:
+    await connection.execute("INSERT INTO workspaces (id, url) VALUES ('w', $1)", url)
+    status, _ = await gateway.json("POST", "/workspaces/w/a2a", {})
+    assert status == 502
+
+
 async def test_request_that_the_agent_read_is_never_sent_again(
     gateway: Gateway, agent: Agent, call_url: str
 ) -> None:
