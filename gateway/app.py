@@ -1,6 +1,7 @@
 """The application: which parts there are and how they are put together."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from functools import partial
 
 from aiohttp import web
@@ -62,9 +63,11 @@ def create_services(config: Config, keys: WorkspaceKeys) -> Services:
     """The parts that handlers use. Checks, heartbeats and operators cannot starve one another."""
     settings, sizes = config.database_settings, config.database
     timeout_s = sizes.query_timeout_ms / 1000
-    checks = Connections(settings, sizes.check_connections)
-    beats = Connections(settings, sizes.heartbeat_connections)
-    operators = Connections(settings, sizes.operator_connections)
+    checked = replace(settings, statement_timeout_s=config.gate_settings.probe_timeout_s)
+    bounded = replace(settings, statement_timeout_s=timeout_s)
+    checks = Connections(checked, sizes.check_connections)
+    beats = Connections(bounded, sizes.heartbeat_connections)
+    operators = Connections(bounded, sizes.operator_connections)
     metrics = Metrics()
     gate = Gate(checks, keys, config.gate_settings)
     admin_sha256s = [token_sha256(token.get_secret_value()) for token in config.auth.admin_tokens]

@@ -54,6 +54,7 @@ class Server(Section):
     port: int = Field(8080, ge=0, le=65535)
     workers: int = Field(1, ge=1, le=256)
     public_url: AnyHttpUrl | None = None
+    drain_delay_s: float = Field(0.4, ge=0, le=3600)
     drain_timeout_s: float = Field(30, ge=0, le=3600)
 
     @property

@@ -93,6 +93,8 @@ async def _run(workers: "Workers", count: int, stop: asyncio.Event, on_ready: On
     on_ready(url_of(workers.listener))
     await stop.wait()
     log.info("stopping")
+    # Only the workers have it now: when they stop accepting, callers are refused at once.
+    workers.listener.close()
     workers.terminate()
     await asyncio.gather(*slots)
 
@@ -129,7 +131,7 @@ class Workers:
         delay_s = RESTART_DELAY_S
         while not stop.is_set():
             started = asyncio.get_running_loop().time()
-            status = await self._run_one()
+            status = await self._run_one(stop)
             if stop.is_set():
                 return
             if asyncio.get_running_loop().time() - started > RESTART_DELAY_MAX_S:
@@ -144,23 +146,31 @@ class Workers:
             if process.returncode is None:
                 process.terminate()
 
-    async def _run_one(self) -> int:
+    async def _run_one(self, stop: asyncio.Event) -> int | None:
         # Its end of the pipe is readable when ours closes, which the kernel does for us.
         reading, writing = os.pipe()
         try:
-            process = await asyncio.create_subprocess_exec(
-                *self._command(reading),
-                pass_fds=(self.listener.fileno(), reading),
-                env=self._environment(os.environ),
-                start_new_session=True,
-            )
-            self._running.add(process)
-            os.close(reading)
-            status = await process.wait()
-            self._running.discard(process)
-            return status
-        finally:
+            process = await self._start(reading)
+        except OSError:  # no memory, or no process, for the moment
             os.close(writing)
+            return None
+        finally:
+            os.close(reading)
+        self._running.add(process)
+        if stop.is_set():
+            self.terminate()
+        status = await process.wait()
+        self._running.discard(process)
+        os.close(writing)
+        return status
+
+    async def _start(self, lifeline: int) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *self._command(lifeline),
+            pass_fds=(self.listener.fileno(), lifeline),
+            env=self._environment(os.environ),
+            start_new_session=True,
+        )
 
     def _command(self, lifeline: int) -> list[str]:
         command = [sys.executable, "-m", "gateway", "worker"]

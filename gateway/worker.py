@@ -16,9 +16,6 @@ from gateway.web.services import SERVICES
 
 log = structlog.get_logger()
 
-# How long a load balancer may take to notice that this process is no longer ready.
-UNREADY_FOR_S = 0.4
-
 
 async def work(config: Config, keys: WorkspaceKeys, listener: socket.socket, lifeline: int) -> None:
     """Serve until SIGTERM, SIGINT, or the end of the supervisor, then finish what is under way."""
@@ -30,7 +27,7 @@ async def work(config: Config, keys: WorkspaceKeys, listener: socket.socket, lif
     log.info("worker_started", process_id=os.getpid())
     await stop_signal(lifeline)
     app[SERVICES].is_draining = True
-    await asyncio.sleep(UNREADY_FOR_S)
+    await asyncio.sleep(config.server.drain_delay_s)
     await runner.cleanup()
     log.info("worker_stopped", process_id=os.getpid())
 

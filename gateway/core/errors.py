@@ -64,11 +64,11 @@ class Conflict(GatewayError):
     title = "Conflict"
 
 
-class MethodNotAllowed(GatewayError):
-    """The resource exists, the method does not."""
+class RequestTimeout(GatewayError):
+    """What was announced did not arrive in time."""
 
-    status = 405
-    title = "Method Not Allowed"
+    status = 408
+    title = "Request Timeout"
 
 
 class ContentTooLarge(GatewayError):
@@ -76,13 +76,6 @@ class ContentTooLarge(GatewayError):
 
     status = 413
     title = "Content Too Large"
-
-
-class LoopDetected(GatewayError):
-    """The call came from this gateway (RFC 5842 section 7.2)."""
-
-    status = 508
-    title = "Loop Detected"
 
 
 class BadGateway(GatewayError):

@@ -1,7 +1,7 @@
 """Which header fields pass a proxy, and the fields that tell a caller of its limits."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 
 from gateway.core.budget import Budget, WindowSpend, retry_at
@@ -71,8 +71,3 @@ def retry_after(budget: Budget) -> dict[str, str]:
 def whole_seconds(wait: timedelta) -> int:
     """A wait rounded up, so that who waits this long does not come too early."""
     return max(math.ceil(wait.total_seconds()), 1)
-
-
-def comma_separated(values: Iterable[str]) -> list[str]:
-    """The members of a list field that may stand in several lines (RFC 9110 section 5.6.1)."""
-    return [part.strip() for value in values for part in value.split(",") if part.strip()]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 import asyncpg
 import orjson
 
-from gateway.core.errors import GatewayError, StorageUnavailable
+from gateway.core.errors import Conflict, GatewayError, StorageUnavailable
 from gateway.storage.queries import all_queries
 
 if TYPE_CHECKING:  # generic in its type stubs, not when it runs
@@ -28,9 +28,15 @@ Answer = TypeVar("Answer")
 Operation: TypeAlias = Callable[[Connection], Awaitable[Answer]]
 
 # ValueError is what asyncpg raises for a DSN it cannot read; that is found at the start.
-DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+DRIVER_ERRORS = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
 
-# What the client sent, not an outage: these pass through as they are.
+# A value that a column does not take: no outage, and the connection is as good as before.
 CALLER_ERRORS = (
     asyncpg.NotNullViolationError,
     asyncpg.DataError,
@@ -44,7 +50,27 @@ class DatabaseSettings:
 
     dsn: str
     connect_timeout_s: float = 2.0
+    # 0 behind a pooler, which also refuses settings of ours.
     statement_cache_size: int = 100
+    # When the server itself ends a statement; 0 is never. A query that was given up here would
+    # else go on there, and keep its connection, for as long as it waits for a lock.
+    statement_timeout_s: float = 0
+
+    @property
+    def server_settings(self) -> dict[str, str]:
+        """What the server is asked for when a connection begins."""
+        if self.statement_cache_size == 0:
+            return {}
+        timeout_ms = str(round(self.statement_timeout_s * 1000))
+        return {
+            "application_name": "a2a-budget-gateway",
+            "timezone": "UTC",
+            # Our statements are short and always the same: plans are made once, never compiled.
+            "jit": "off",
+            "plan_cache_mode": "force_generic_plan",
+            "statement_timeout": timeout_ms,
+            "idle_in_transaction_session_timeout": timeout_ms,
+        }
 
 
 @dataclass(slots=True)
@@ -102,18 +128,22 @@ class Connections:
         """Run `operation` on a connection of its own for that time.
 
         The deadline covers waiting for a free connection, connecting and the operation itself.
-        Raises StorageUnavailable in time, whatever the server does. An operation whose caller
-        gave up goes on to its own end: what it commits is committed once.
+        Raises StorageUnavailable in time, whatever the server does, and Conflict for a value that
+        a column does not take. An operation whose caller left goes on, within its deadline: what
+        it commits is committed once.
         """
         lane_taken: list[_Lane] = []
         task = asyncio.create_task(self._run(operation, lane_taken))
         self._running.add(task)
         task.add_done_callback(self._finished)
+        # A timer of its own, because the caller may leave before the deadline.
+        deadline = asyncio.get_running_loop().call_later(timeout_s, self._give_up, task, lane_taken)
+        task.add_done_callback(lambda _: deadline.cancel())
         done, _ = await asyncio.wait({task}, timeout=timeout_s)
-        if done:
-            return task.result()
-        self._give_up(task, lane_taken)
-        raise StorageUnavailable("timeout")
+        # Cancelled by the timer, whose turn may have come just before this wait's end.
+        if not done or task.cancelled():
+            raise StorageUnavailable("timeout")
+        return task.result()
 
     async def _run(self, operation: Operation[Answer], lane_taken: list[_Lane]) -> Answer:
         try:
@@ -127,8 +157,8 @@ class Connections:
                 raise
             finally:
                 self._idle.put_nowait(lane)
-        except CALLER_ERRORS:
-            raise
+        except CALLER_ERRORS as error:
+            raise Conflict("The database's columns do not take this value.") from error
         except DRIVER_ERRORS as error:
             raise StorageUnavailable(cause_of(error)) from error
 
@@ -176,22 +206,22 @@ def cause_of(error: Exception) -> str:
 
 
 async def connect(settings: DatabaseSettings) -> Connection:
-    """A connection as every part of the gateway uses it. Raises a driver error."""
-    connection = await asyncpg.connect(
-        settings.dsn,
-        timeout=settings.connect_timeout_s,
-        statement_cache_size=settings.statement_cache_size,
-        server_settings={
-            "application_name": "a2a-budget-gateway",
-            "timezone": "UTC",
-            # Our statements are short and always the same: plans are made once, never compiled.
-            "jit": "off",
-            "plan_cache_mode": "force_generic_plan",
-        },
-    )
-    await connection.set_type_codec(
-        "jsonb", schema="pg_catalog", encoder=_encode_json, decoder=_decode_json
-    )
+    """A connection as every part of the gateway uses it. Raises a driver error in time."""
+    connection = None
+    try:
+        async with asyncio.timeout(settings.connect_timeout_s):
+            connection = await asyncpg.connect(
+                settings.dsn,
+                statement_cache_size=settings.statement_cache_size,
+                server_settings=settings.server_settings,
+            )
+            await connection.set_type_codec(
+                "jsonb", schema="pg_catalog", encoder=_encode_json, decoder=_decode_json
+            )
+    except BaseException:
+        if connection is not None:
+            connection.terminate()
+        raise
     return connection
 
 

@@ -161,7 +161,16 @@ class Gate:
         async def operation(connection: Connection) -> dict[str, WorkspaceBudget]:
             return await read_budgets(connection, keys, self.as_of())
 
-        return await self.connections.run(operation, timeout_s)
+        try:
+            return await self.connections.run(operation, timeout_s)
+        except StorageUnavailable:
+            raise
+        except Exception as error:
+            # A mistake of ours or of the driver must not leave callers or the probe hanging. It is
+            # no outage, so it is shown with its trace as well.
+            context = {"message": "the budget query failed", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
+            raise StorageUnavailable("internal") from error
 
     def _failed(self) -> None:
         self._failures += 1

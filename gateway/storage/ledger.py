@@ -4,12 +4,12 @@ The workspace's row lock makes heartbeats of one workspace happen one after the 
 number of replicas, so that the same heartbeat received twice at one instant books once.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import asyncpg
 
 from gateway.core.counter import Advance, Mark, Outcome, Report, advance
-from gateway.core.errors import UnknownWorkspace
+from gateway.core.errors import Conflict, UnknownWorkspace
 from gateway.core.workspaces import REMOVED_STATUS, Liveness
 from gateway.storage.budgets import WorkspaceBudget, read_budget
 from gateway.storage.database import Connection, Connections
@@ -54,7 +54,15 @@ class Ledger:
         agent's next heartbeat carries the total, so nothing is lost and nothing is booked twice.
         """
         key = self.keys.existing(heartbeat.workspace_id)
+        try:
+            return await self._record(key, heartbeat)
+        except Conflict:
+            # A column of the platform's is too narrow for what the agent tells of itself. The
+            # spend counts all the same; only its age is needed to judge it.
+            age = Liveness(uptime_seconds=heartbeat.liveness.uptime_seconds)
+            return await self._record(key, replace(heartbeat, liveness=age))
 
+    async def _record(self, key: str, heartbeat: Heartbeat) -> Booking:
         async def operation(connection: Connection) -> Booking:
             async with connection.transaction():
                 return await _book(connection, key, heartbeat)

@@ -8,12 +8,16 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import asyncpg
+
 from gateway.core.periods import LEGACY_PERIOD
 from gateway.storage.database import Connection, DatabaseSettings, connect
 from gateway.storage.queries import sql_folder
 
 # Any number will do, so long as it stays the same and nobody else's: "a2a budget" in ASCII.
 _LOCK = 0x613261_627564
+
+LOCK_TIMEOUT_MS = 60_000
 
 _CREATE_JOURNAL = """
 CREATE TABLE IF NOT EXISTS gateway_migrations (
@@ -65,12 +69,18 @@ async def migrate(settings: DatabaseSettings) -> list[Migration]:
     connection = await connect(settings)
     try:
         # On the session, not the transaction: it is held from file to file.
+        await connection.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
         await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
         await connection.execute(_CREATE_JOURNAL)
         missing = await _missing(connection)
         for migration in missing:
             await _apply(connection, migration)
         return missing
+    except asyncpg.LockNotAvailableError as error:
+        raise MigrationError(
+            f"Another process has held the schema's lock for {LOCK_TIMEOUT_MS // 1000} s: is a "
+            "migration still running?"
+        ) from error
     finally:
         await connection.close(timeout=settings.connect_timeout_s)
 

@@ -23,6 +23,9 @@ class Credentials:
 
     token_sha256: bytes | None = None
     is_operator: bool = False
+    # Operators need no token here, so that anybody may bring a removed workspace back. A live
+    # token is needed all the same.
+    is_open: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +192,7 @@ async def _move(
     row = await connection.fetchrow(query("live_tokens"), key)
     assert row is not None  # noqa: S101 - the row exists, or it would have been created
     live, is_removed = list(row["token_sha256s"]), row["status"] == REMOVED_STATUS
-    is_first_token = not live and not is_removed
+    is_first_token = not live and (credentials.is_open or not is_removed)
     holds = holds_token(credentials.token_sha256, live)
     if not (credentials.is_operator or holds or is_first_token):
         raise Unauthorized("This workspace exists; registering it again needs its token.")

@@ -51,8 +51,7 @@ class Access:
     def credentials(self, request: web.Request) -> Credentials:
         """Who asks to register."""
         presented = bearer_sha256(request)
-        is_operator = self._is_admin(presented) or (self.is_open and presented is None)
-        return Credentials(presented, is_operator)
+        return Credentials(presented, self._is_admin(presented), self.is_open)
 
     async def require_operator(self, request: web.Request) -> None:
         """Let operators pass."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from gateway.core.budget import Budget
-from gateway.core.errors import StorageUnavailable, Unavailable, UnknownWorkspace
+from gateway.core.errors import StorageUnavailable, UnknownWorkspace
 from gateway.storage.budgets import WorkspaceBudget
 from gateway.storage.gate import Gate
 from gateway.web.metrics import Metrics
@@ -15,14 +15,13 @@ from gateway.web.metrics import Metrics
 log = structlog.get_logger()
 
 REMEMBERED_MAX = 100_000
-REGISTER_RETRY_S = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
     """Where a call goes, and the budget it was checked against; None if it could not be read."""
 
-    agent_url: str
+    agent_url: str | None
     budget: Budget | None
 
     @property
@@ -48,8 +47,8 @@ class Admissions:
     async def admit(self, workspace_id: str) -> Admission:
         """Where the call goes and what its budget is. Fails open: no database, no refusal.
 
-        Raises UnknownWorkspace, Unavailable for a workspace whose agent is not known, and
-        StorageUnavailable for one that this process never saw while the database is away.
+        Raises UnknownWorkspace, and StorageUnavailable for a workspace that this process never
+        saw while the database is away.
         """
         started = time.perf_counter()
         try:
@@ -57,12 +56,27 @@ class Admissions:
         except StorageUnavailable as error:
             return self._fail_open(workspace_id, error)
         except UnknownWorkspace:
-            self._agent_urls.pop(workspace_id, None)
+            self.forget(workspace_id)
             raise
         finally:
             self.metrics.check_seconds.observe(time.perf_counter() - started)
         self._report_damage(workspace_id, found)
-        return Admission(self._remember(workspace_id, found), found.budget)
+        self.remember(workspace_id, found.agent_url)
+        return Admission(found.agent_url, found.budget)
+
+    def remember(self, workspace_id: str, agent_url: str | None) -> None:
+        """Keep where the agent is for when the database is away."""
+        if agent_url is None:
+            self.forget(workspace_id)
+            return
+        self._agent_urls[workspace_id] = agent_url
+        self._agent_urls.move_to_end(workspace_id)
+        if len(self._agent_urls) > REMEMBERED_MAX:
+            self._agent_urls.popitem(last=False)
+
+    def forget(self, workspace_id: str) -> None:
+        """There is no such workspace any more."""
+        self._agent_urls.pop(workspace_id, None)
 
     def _fail_open(self, workspace_id: str, error: StorageUnavailable) -> Admission:
         agent_url = self._agent_urls.get(workspace_id)
@@ -71,16 +85,6 @@ class Admissions:
         log.warning("budget_check_failed_open", workspace_id=workspace_id, cause=error.cause)
         self.metrics.failed_open.labels(error.cause).inc()
         return Admission(agent_url, None)
-
-    def _remember(self, workspace_id: str, found: WorkspaceBudget) -> str:
-        if found.agent_url is None:
-            self._agent_urls.pop(workspace_id, None)
-            raise Unavailable("This workspace's agent has not registered.", REGISTER_RETRY_S)
-        self._agent_urls[workspace_id] = found.agent_url
-        self._agent_urls.move_to_end(workspace_id)
-        if len(self._agent_urls) > REMEMBERED_MAX:
-            self._agent_urls.popitem(last=False)
-        return found.agent_url
 
     def _report_damage(self, workspace_id: str, found: WorkspaceBudget) -> None:
         """Report limits that were damaged by hand once, not on every call."""

@@ -38,7 +38,6 @@ def _count(value: object) -> object:
 
 WholeNumber = Annotated[int | None, BeforeValidator(_whole_number)]
 Count = Annotated[int | None, BeforeValidator(_count)]
-Text = Annotated[str | None, Field(max_length=BODY_BYTES_MAX)]
 StreamName = Annotated[str | None, Field(max_length=200)]
 
 
@@ -51,10 +50,10 @@ class HeartbeatBody(BaseModel):
     monthly_spend: WholeNumber = None
     uptime_seconds: Count = None
     active_tasks: Count = None
-    current_task: Text = None
+    current_task: str | None = None
     error_rate: float | None = Field(None, allow_inf_nan=False)
-    sample_error: Text = None
-    runtime_state: Text = None
+    sample_error: str | None = None
+    runtime_state: str | None = None
     runtime_metadata: dict[str, Any] | None = None
     instance_id: StreamName = None
     counter_epoch: StreamName = None

@@ -8,7 +8,7 @@ import orjson
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
-from gateway.core.errors import BadRequest, ContentTooLarge
+from gateway.core.errors import BadRequest, ContentTooLarge, RequestTimeout
 
 DEPTH_MAX = 64
 READ_TIMEOUT_S = 10.0
@@ -28,7 +28,7 @@ async def read_object(request: web.Request, bytes_max: int) -> Mapping[str, obje
 
 
 async def read_body(request: web.Request, bytes_max: int) -> bytes:
-    """The whole body. Raises ContentTooLarge as soon as it is over its limit."""
+    """The whole body. Raises ContentTooLarge as soon as it is over its limit, RequestTimeout."""
     if (request.content_length or 0) > bytes_max:
         raise ContentTooLarge(f"The body must not be over {bytes_max} bytes.")
     body = bytearray()
@@ -39,7 +39,7 @@ async def read_body(request: web.Request, bytes_max: int) -> bytes:
                 if len(body) > bytes_max:
                     raise ContentTooLarge(f"The body must not be over {bytes_max} bytes.")
     except TimeoutError:
-        raise BadRequest("The body did not arrive in time.") from None
+        raise RequestTimeout("The body did not arrive in time.") from None
     except web.RequestPayloadError:
         raise BadRequest("The body broke off.") from None
     return bytes(body)

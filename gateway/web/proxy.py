@@ -17,7 +17,15 @@ from aiohttp import hdrs, web
 
 from gateway.core import denial
 from gateway.core.calls import Call, is_free_by_method, read_call
-from gateway.core.errors import BadGateway, ContentTooLarge, GatewayError, GatewayTimeout
+from gateway.core.errors import (
+    BadGateway,
+    BadRequest,
+    ContentTooLarge,
+    GatewayError,
+    GatewayTimeout,
+    RequestTimeout,
+    Unavailable,
+)
 from gateway.core.headers import end_to_end
 from gateway.core.target import CallTarget, read_call_target
 from gateway.web import metrics
@@ -31,6 +39,9 @@ log = structlog.get_logger()
 
 # Only this much of a call to a workspace over its budget is looked into.
 INSPECTED_BYTES_MAX = 1024 * 1024
+
+# Agents send a heartbeat, and register when they start, about this often.
+REGISTER_RETRY_S = 30
 
 CHECK_SKIPPED = ("Budget-Check", "skipped")
 
@@ -70,8 +81,8 @@ async def proxy_call(request: web.Request) -> web.StreamResponse:
         return answer
     except GatewayError as error:
         trace.status = error.status
-        if isinstance(error, BadGateway | GatewayTimeout):
-            trace.outcome = metrics.UPSTREAM_ERROR
+        is_upstream = isinstance(error, BadGateway | GatewayTimeout)
+        trace.outcome = metrics.UPSTREAM_ERROR if is_upstream else metrics.REJECTED
         raise
     finally:
         _end(request, trace)
@@ -101,7 +112,7 @@ async def _inspect(request: web.Request, target: CallTarget) -> tuple[bytes | No
     body: bytes | None = None
     if _is_readable(request):
         await continue_if_expected(request)
-        with contextlib.suppress(ContentTooLarge):
+        with contextlib.suppress(BadRequest, ContentTooLarge, RequestTimeout):
             body = await read_body(request, INSPECTED_BYTES_MAX)
     return body, read_call(request.method, target.path, body)
 
@@ -136,6 +147,8 @@ async def _forward(
     request: web.Request, target: CallTarget, admission: Admission, body: bytes | None
 ) -> web.StreamResponse:
     parts = services(request)
+    if admission.agent_url is None:
+        raise Unavailable("This workspace's agent has not registered.", REGISTER_RETRY_S)
     body_bytes_max = parts.config.proxy.request_body_bytes_max
     if (request.content_length or 0) > body_bytes_max:
         raise ContentTooLarge(f"The body must not be over {body_bytes_max} bytes.")

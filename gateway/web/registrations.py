@@ -43,6 +43,7 @@ async def post_registration(request: web.Request) -> web.Response:
         parts.access.credentials(request),
         token_sha256(token),
     )
+    parts.admissions.remember(body.id, body.url)
     answer = {"status": "registered", "workspace_id": body.id}
     # auth_token is what agents in the field read.
     return json_response({**answer, "token": token, "auth_token": token} if is_given else answer)

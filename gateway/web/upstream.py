@@ -3,8 +3,8 @@
 This is the seam behind which the HTTP client can be replaced: `Upstream.exchange` gets a request
 and a URL and yields an answer, and nothing else knows the client.
 
-Nothing is added, decoded, followed or tried again. A send is never repeated (RFC 9110 section
-9.2.2): agents do not deduplicate.
+Nothing is added, decoded or followed. A send is never tried again (RFC 9110 section 9.2.2):
+agents do not deduplicate.
 """
 
 import asyncio
@@ -82,7 +82,7 @@ class Upstream:
             skip_auto_headers=_NEVER_ADDED,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=self.settings.connect_timeout_s, sock_read=None
+                total=None, connect=self.settings.connect_timeout_s, sock_read=None
             ),
             trust_env=False,
             max_line_size=HEADER_BYTES_MAX,

@@ -89,6 +89,7 @@ async def delete_workspace(request: web.Request) -> web.Response:
     parts, workspace = services(request), workspace_id(request)
     await parts.access.require_operator(request)
     await parts.registry.remove(workspace)
+    parts.admissions.forget(workspace)
     return web.Response(status=204)
 
 

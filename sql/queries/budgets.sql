@@ -93,15 +93,20 @@ LEFT JOIN LATERAL (
         FROM stretch_end
         WHERE threshold.total_cents IS NOT NULL
     ),
-    -- Halve the first stretch that ends above the threshold until one row is left.
+    -- Halve the first stretch that ends above the threshold until one row is left. LIMIT 1 makes
+    -- each row a descent of its own: a plan made while the ledger was empty would join it whole.
     search (low, high) AS (
         (SELECT
             CASE WHEN stretch.is_moment THEN stretch.last_number ELSE stretch.first_number END,
             stretch.last_number
         FROM stretch
-        JOIN workspace_spend_events AS event
-            ON event.workspace_id = workspace.id AND event.event_number = stretch.last_number
-        WHERE event.running_total_cents > threshold.total_cents
+        CROSS JOIN LATERAL (
+            SELECT event.running_total_cents AS total_cents
+            FROM workspace_spend_events AS event
+            WHERE event.workspace_id = workspace.id AND event.event_number = stretch.last_number
+            LIMIT 1
+        ) AS reached
+        WHERE reached.total_cents > threshold.total_cents
         ORDER BY stretch.last_number, stretch.is_moment DESC
         LIMIT 1)
         UNION ALL
@@ -116,13 +121,18 @@ LEFT JOIN LATERAL (
             FROM workspace_spend_events AS event
             WHERE event.workspace_id = workspace.id
                 AND event.event_number = (search.low + search.high) / 2
+            LIMIT 1
         ) AS middle
         WHERE search.low < search.high
     )
     SELECT event.occurred_at
     FROM search
-    JOIN workspace_spend_events AS event
-        ON event.workspace_id = workspace.id AND event.event_number = search.low
+    CROSS JOIN LATERAL (
+        SELECT event.occurred_at
+        FROM workspace_spend_events AS event
+        WHERE event.workspace_id = workspace.id AND event.event_number = search.low
+        LIMIT 1
+    ) AS event
     WHERE search.low = search.high
 ) AS leaving ON true
 WHERE workspace.id = ANY ($1)

@@ -5,7 +5,6 @@ from datetime import timedelta
 import pytest
 
 from gateway.core.headers import (
-    comma_separated,
     end_to_end,
     rate_limit_fields,
     retry_after,
@@ -108,7 +107,3 @@ def test_retry_after_waits_for_the_last_exceeded_window(windows: dict, seconds: 
 def test_wait_is_rounded_up_to_whole_seconds() -> None:
     waits = [-1, 0, 0.2, 1, 1.000001, 2]
     assert [whole_seconds(timedelta(seconds=wait)) for wait in waits] == [1, 1, 1, 1, 2, 2]
-
-
-def test_list_field_may_stand_in_several_lines() -> None:
-    assert comma_separated(["a, b", "", " ,c ,", "a"]) == ["a", "b", "c", "a"]

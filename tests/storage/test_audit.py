@@ -31,6 +31,7 @@ async def add_ledgers(connection: asyncpg.Connection) -> None:
         "corrected": [(now - 2 * MINUTE, 100), (now - MINUTE, -30), (now, 5)],
         "new": [(now - MINUTE, 100)],
         "idle": [],
+        "old": [(now - timedelta(days=41), 100), (now - timedelta(days=40), 100), (now, 1)],
         "removed": [(now - 2 * MINUTE, 100), (now - MINUTE, 100)],
     }
     for workspace_id, rows in ledgers.items():
@@ -43,7 +44,7 @@ async def test_ledgers_that_are_right_pass(
     settings: DatabaseSettings, connection: asyncpg.Connection
 ) -> None:
     await add_ledgers(connection)
-    assert await differing(settings) == (5, set())
+    assert await differing(settings) == (6, set())
 
 
 async def test_pruned_ledger_passes(
@@ -51,7 +52,7 @@ async def test_pruned_ledger_passes(
 ) -> None:
     await add_ledgers(connection)
     await connection.execute("DELETE FROM workspace_spend_events WHERE event_number < 3")
-    assert await differing(settings) == (5, set())
+    assert await differing(settings) == (6, set())
 
 
 @pytest.mark.parametrize(
@@ -71,6 +72,8 @@ async def test_pruned_ledger_passes(
             "SET occurred_at = now() WHERE workspace_id = 'busy' AND event_number = 10",
             "busy",
         ),
+        # The same where no window reaches.
+        ("SET occurred_at = '2020-01-01' WHERE workspace_id = 'old' AND event_number = 2", "old"),
         ("SET event_number = 7 WHERE workspace_id = 'corrected' AND event_number = 3", "corrected"),
         # No call can be decided on it, but it may come back.
         ("SET amount_cents = 1 WHERE workspace_id = 'removed' AND event_number = 2", "removed"),
@@ -81,7 +84,7 @@ async def test_row_edited_by_hand_is_found(
 ) -> None:
     await add_ledgers(connection)
     assert await connection.execute(f"UPDATE workspace_spend_events {edit}") == "UPDATE 1"
-    assert await differing(settings) == (5, {workspace_id})
+    assert await differing(settings) == (6, {workspace_id})
 
 
 async def test_row_deleted_from_the_middle_is_found(
@@ -89,7 +92,7 @@ async def test_row_deleted_from_the_middle_is_found(
 ) -> None:
     await add_ledgers(connection)
     await connection.execute("DELETE FROM workspace_spend_events WHERE event_number = 2")
-    assert (await differing(settings))[1] == {"busy", "corrected"}
+    assert (await differing(settings))[1] == {"busy", "corrected", "old"}
 
 
 async def test_every_workspace_is_compared_in_batches(
@@ -98,7 +101,7 @@ async def test_every_workspace_is_compared_in_batches(
     monkeypatch.setattr(audit, "_WORKSPACES_PER_BATCH", 2)
     await add_ledgers(connection)
     await connection.execute("UPDATE workspace_spend_events SET amount_cents = 1")
-    assert await differing(settings) == (5, {"busy", "corrected", "new", "removed"})
+    assert await differing(settings) == (6, {"busy", "corrected", "new", "old", "removed"})
 
 
 async def test_command_exits_0_if_all_is_right_and_1_with_the_name_if_not(
@@ -106,13 +109,13 @@ async def test_command_exits_0_if_all_is_right_and_1_with_the_name_if_not(
 ) -> None:
     await add_ledgers(connection)
     status, output, _ = await run_command(dsn, "verify-ledger")
-    assert (status, output) == (0, "5 workspaces compared, 0 differ\n")
+    assert (status, output) == (0, "6 workspaces compared, 0 differ\n")
     await connection.execute(
         """UPDATE workspace_spend_events SET running_total_cents = running_total_cents + 1
            WHERE workspace_id = 'busy' AND event_number = 50"""
     )
     status, output, _ = await run_command(dsn, "verify-ledger")
     lines = output.splitlines()
-    assert (status, lines[-1]) == (1, "5 workspaces compared, 1 differ")
+    assert (status, lines[-1]) == (1, "6 workspaces compared, 1 differ")
     assert lines[:-1]
     assert all(line.startswith("busy: ") for line in lines[:-1])

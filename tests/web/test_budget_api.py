@@ -1,5 +1,6 @@
 """The budget over HTTP: sections 3 and 4 of the contract, line by line."""
 
+import asyncpg
 import pytest
 
 from gateway.core.periods import PERIODS
@@ -72,3 +73,22 @@ async def test_refusal_repeats_the_id_or_null(
     async with gateway.client.post(f"{gateway.url}/workspaces/w/a2a", data=body) as answer:
         assert answer.status == 402
         assert (await answer.json())["id"] == repeated
+
+
+async def test_workspace_over_its_budget_is_refused_even_before_its_agent_registered(
+    gateway: Gateway, connection: asyncpg.Connection
+) -> None:
+    await connection.execute("INSERT INTO workspaces (id) VALUES ('w')")
+    assert (await gateway.json("POST", "/workspaces/w/a2a", {}))[0] == 503
+    await gateway.limit("w", **{PERIODS[0].name: 0})
+    assert (await gateway.json("POST", "/workspaces/w/a2a", {}))[0] == 402
+
+
+async def test_spend_counts_although_a_column_is_too_narrow_for_what_the_agent_tells(
+    gateway: Gateway, connection: asyncpg.Connection
+) -> None:
+    await connection.execute("ALTER TABLE workspaces ALTER current_task TYPE varchar(9)")
+    await connection.execute("INSERT INTO workspaces (id) VALUES ('w')")
+    heartbeat = {"workspace_id": "w", "monthly_spend": 7, "current_task": "x" * 10}
+    status, body = await gateway.json("POST", "/registry/heartbeat", heartbeat)
+    assert (status, body["budget"]["monthly_spend"]) == (200, 7)

@@ -13,10 +13,16 @@ from gateway.web import registrations
 from tests.running import Agent, Gateway, run_gateway
 
 
-async def register(gateway: Gateway, url: str, workspace_id: str = "w", **members: object) -> Any:
-    """Register a workspace that may exist, as an operator, and give the status and answer."""
+async def register(
+    gateway: Gateway,
+    url: str,
+    workspace_id: str = "w",
+    token: str | None = None,
+    **members: object,
+) -> Any:
+    """Register a workspace and give the status and answer."""
     body = {"id": workspace_id, "url": url, **members}
-    return await gateway.json("POST", "/registry/register", body)
+    return await gateway.json("POST", "/registry/register", body, token)
 
 
 async def sample(gateway: Gateway, name: str, **labels: str) -> float:
@@ -49,8 +55,9 @@ async def test_workspace_without_a_name_is_called_by_its_id(gateway: Gateway, ca
 async def test_registering_again_moves_the_workspace_and_keeps_a_card_that_is_not_sent(
     gateway: Gateway, connection: asyncpg.Connection
 ) -> None:
-    await register(gateway, "http://127.0.0.1:9", agent_card={"name": "first"})
-    await register(gateway, "http://127.0.0.1:10")
+    _, first = await register(gateway, "http://127.0.0.1:9", agent_card={"name": "first"})
+    assert (await register(gateway, "http://127.0.0.1:10"))[0] == 401  # anybody could move it
+    assert (await register(gateway, "http://127.0.0.1:10", token=first["token"]))[0] == 200
     row = await connection.fetchrow("SELECT url, agent_card::text AS card FROM workspaces")
     assert (row["url"], row["card"]) == ("http://127.0.0.1:10", '{"name": "first"}')
 
@@ -74,7 +81,9 @@ async def test_agent_may_live_on_loopback_and_in_private_networks(gateway: Gatew
         *("http://2130706433", "http://0x7f.1", "http://017700000001", "http://127.1"),
         "http://[::ffff:127.0.0.1]",
     ]
-    answers = {url: (await register(gateway, url))[0] for url in allowed}
+    answers = {
+        url: (await register(gateway, url, f"w{number}"))[0] for number, url in enumerate(allowed)
+    }
     assert answers == dict.fromkeys(allowed, 200)
 
 
