@@ -1,5 +1,7 @@
 """The budget over HTTP: sections 3 and 4 of the contract, line by line."""
 
+from datetime import datetime, timedelta
+
 import asyncpg
 import pytest
 
@@ -92,3 +94,21 @@ async def test_spend_counts_although_a_column_is_too_narrow_for_what_the_agent_t
     heartbeat = {"workspace_id": "w", "monthly_spend": 7, "current_task": "x" * 10}
     status, body = await gateway.json("POST", "/registry/heartbeat", heartbeat)
     assert (status, body["budget"]["monthly_spend"]) == (200, 7)
+
+
+async def test_call_is_refused_until_the_moment_that_the_refusal_names_and_passes_at_it(
+    gateway: Gateway, agent: Agent
+) -> None:
+    token = await gateway.register("w", agent.url)
+    await gateway.limit("w", **{PERIODS[0].name: 100})
+    for total_cents in (60, 110, 140):
+        await gateway.spend("w", total_cents, token)
+    _, refusal = await gateway.json("POST", "/workspaces/w/a2a", {})
+    retry_at = datetime.fromisoformat(refusal["periods"][PERIODS[0].name]["retry_at"])
+    for moment, status in (
+        (retry_at - timedelta(milliseconds=1), 402),
+        (retry_at - timedelta(microseconds=1), 402),
+        (retry_at, 200),
+    ):
+        gateway.services.gate.as_of = lambda moment=moment: moment
+        assert (await gateway.json("POST", "/workspaces/w/a2a", {}))[0] == status
