@@ -129,9 +129,14 @@ async def run_agent() -> AsyncIterator[Agent]:
         await runner.cleanup()
 
 
-async def until(condition: Callable[[], bool], deadline_s: float = 10) -> None:
-    """Return when the condition holds; fail at the deadline."""
+async def until(condition: Callable[[], bool | Awaitable[bool]], deadline_s: float = 10) -> None:
+    """Return when the condition, maybe a question to a server, holds; fail at the deadline."""
     give_up_at = time.monotonic() + deadline_s
-    while not condition():
+    while not await _holds(condition):
         assert time.monotonic() < give_up_at, "the condition did not come true in time"
         await asyncio.sleep(0.005)  # the pause between two looks, not a wait for something
+
+
+async def _holds(condition: Callable[[], bool | Awaitable[bool]]) -> bool:
+    answer = condition()
+    return answer if isinstance(answer, bool) else await answer

@@ -108,11 +108,9 @@ async def _workspace_status(url: str, workspace_id: str) -> int:
         return answer.status
 
 
-async def until_ready(url: str) -> None:
-    """Return when the gateway says that all is well."""
-    async with asyncio.timeout(20):
-        while await _readiness(url) != {"status": "ok", "database": "up"}:
-            await asyncio.sleep(0.05)  # the pause between two looks, not a wait for something
+async def is_well(url: str) -> bool:
+    """Whether the gateway says that all is well."""
+    return await _readiness(url) == {"status": "ok", "database": "up"}
 
 
 def gone(processes: list[psutil.Process]) -> bool:
@@ -154,7 +152,7 @@ async def test_embedded_database_that_dies_comes_back_with_its_data(tmp_path: Pa
         (postgres,) = gateway.processes("bin/postgres")
         postgres.kill()
         await until(lambda: not postgres.is_running() or postgres.status() == "zombie")
-        await until_ready(gateway.url)
+        await until(lambda: is_well(gateway.url), deadline_s=20)
         assert await _workspace_status(gateway.url, "w") == 200
 
 

@@ -38,11 +38,11 @@ async def test_server_ends_a_statement_that_was_given_up_here(
                 await connections.run(
                     lambda each: each.fetch("SELECT FROM workspaces"), timeout_s=0.1
                 )
-        async with asyncio.timeout(10):
-            while await connection.fetchval(
-                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-            ):
-                await asyncio.sleep(0.01)  # the pause between two looks
+        await until(
+            lambda: connection.fetchval(
+                "SELECT count(*) = 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            )
+        )
 
 
 async def test_value_that_a_column_does_not_take_is_a_conflict_and_no_outage(dsn: str) -> None:
