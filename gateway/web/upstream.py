@@ -1,32 +1,23 @@
 """One exchange with an agent: the request streamed there, the answer streamed back.
 
-This is the seam behind which the HTTP client can be replaced: `Upstream.exchange` gets a request
-and a URL and yields an answer, and nothing else knows the client.
-
-Nothing is added, decoded or followed. A send is never tried again (RFC 9110 section 9.2.2):
-agents do not deduplicate.
+This is the seam to the agents: `Upstream.exchange` gets a request and yields an answer, and
+nothing else knows connections. Nothing is added, decoded or followed, and nothing is sent twice
+(RFC 9110 section 9.2.2): agents do not deduplicate.
 """
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Self
 
-import aiohttp
-from yarl import URL
+from aiohttp.streams import StreamReader
 
-from gateway.core.errors import BadGateway, ContentTooLarge, GatewayError, GatewayTimeout
-from gateway.core.networks import Network, is_allowed, read_address
-
-# uvicorn, gunicorn and Node close an idle connection after 5 s; a request sent at that moment
-# would be lost, and could not be sent again.
-KEEPALIVE_TIMEOUT_S = 4.0
-HEADER_BYTES_MAX = 64 * 1024
-
-# aiohttp's client would add these by itself.
-_NEVER_ADDED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+from gateway.core.errors import BadGateway, GatewayError, GatewayTimeout
+from gateway.core.networks import Network
+from gateway.web.agent_address import AgentUrl, read_agent_url
+from gateway.web.agent_connection import AgentConnection, AnswerHead
+from gateway.web.agent_pool import AgentPool
 
 Headers = Sequence[tuple[str, str]]
 Chunks = AsyncIterator[bytes]
@@ -44,12 +35,15 @@ class UpstreamSettings:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRequest:
-    """What the agent is sent; `body` None for a request that has none."""
+    """What the agent is sent: end-to-end fields, and a body that is here, or arrives, or is none.
+
+    A body's length is told as it is in `headers`; without one it goes in chunks.
+    """
 
     method: str
     url: str
     headers: Headers
-    body: Chunks | None
+    body: bytes | Chunks | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,37 +56,18 @@ class UpstreamAnswer:
     chunks: Chunks
 
 
-@dataclass(slots=True)
 class Upstream:
     """Keeps connections to agents and exchanges one request at a time on each."""
 
-    settings: UpstreamSettings
-    _session: aiohttp.ClientSession | None = field(default=None)
+    def __init__(self, settings: UpstreamSettings) -> None:
+        self._settings = settings
+        self._pool = AgentPool(settings.connect_timeout_s, settings.allowed_networks)
 
     async def __aenter__(self) -> Self:
-        connector = aiohttp.TCPConnector(
-            limit=0,
-            ttl_dns_cache=10,
-            keepalive_timeout=KEEPALIVE_TIMEOUT_S,
-            socket_factory=self._open_socket,
-        )
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            auto_decompress=False,
-            skip_auto_headers=_NEVER_ADDED,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(
-                total=None, connect=self.settings.connect_timeout_s, sock_read=None
-            ),
-            trust_env=False,
-            max_line_size=HEADER_BYTES_MAX,
-            max_field_size=HEADER_BYTES_MAX,
-        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._session is not None:
-            await self._session.close()
+        self._pool.close()
 
     @asynccontextmanager
     async def exchange(self, request: UpstreamRequest) -> AsyncIterator[UpstreamAnswer]:
@@ -100,98 +75,116 @@ class Upstream:
 
         Raises BadGateway, GatewayTimeout, and what reading the request's body raises.
         """
-        response = await self._send(request)
+        url = read_agent_url(request.url)
+        connection = await self._pool.take(url.origin)
         try:
-            yield UpstreamAnswer(
-                response.status,
-                response.reason or "",
-                _fields(response),
-                self._chunks(response),
-            )
-        except BaseException:
-            # The rest of the answer is of no use, and neither is its connection.
-            response.close()
-            raise
+            message, body = await self._first_byte(connection, request, url)
+            fields = [(name.decode(), value.decode()) for name, value in message.raw_headers]
+            yield UpstreamAnswer(message.code, message.reason, fields, self._chunks(body))
         finally:
-            response.release()
+            self._pool.give_back(url.origin, connection)
 
-    async def _send(self, request: UpstreamRequest) -> aiohttp.ClientResponse:
-        body = None if request.body is None else _Body(request.body)
+    async def _first_byte(
+        self, connection: AgentConnection, request: UpstreamRequest, url: AgentUrl
+    ) -> AnswerHead:
+        deadline = _FirstByteDeadline(connection, self._settings.first_byte_timeout_s)
         try:
-            async with asyncio.timeout(None) as deadline:
-                return await self._request(request, body, deadline)
-        except TimeoutError:
-            raise GatewayTimeout("The agent did not answer in time.") from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            if body is not None and body.failure is not None:
-                raise body.failure from error
-            raise BadGateway("The agent could not be reached, or its answer is no HTTP.") from error
+            return await _send(connection, request, url, deadline.restart)
+        finally:
+            deadline.stop()
 
-    async def _request(
-        self, request: UpstreamRequest, body: "_Body | None", deadline: asyncio.Timeout
-    ) -> aiohttp.ClientResponse:
-        assert self._session is not None  # noqa: S101 - entered by app.py
+    async def _chunks(self, body: StreamReader) -> Chunks:
+        while True:
+            try:
+                async with asyncio.timeout(self._settings.idle_timeout_s):
+                    chunk = await body.readany()
+            except TimeoutError:
+                raise GatewayTimeout("The agent fell silent within its answer.") from None
+            if not chunk:
+                return
+            yield chunk
+
+
+class _FirstByteDeadline:
+    """Fails an exchange whose answer does not begin in time, from the last part of the request.
+
+    A long upload is no late answer.
+    """
+
+    def __init__(self, connection: AgentConnection, timeout_s: float) -> None:
+        self._connection = connection
+        self._timeout_s = timeout_s
+        self._timer: asyncio.TimerHandle | None = self._start()
+
+    def restart(self) -> None:
+        """Wait anew; the answer may have begun before the request's end, then there is no wait."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = self._start()
+
+    def stop(self) -> None:
+        """Wait no longer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _start(self) -> asyncio.TimerHandle:
+        late = GatewayTimeout("The agent did not answer in time.")
         loop = asyncio.get_running_loop()
-
-        def start_waiting() -> None:
-            deadline.reschedule(loop.time() + self.settings.first_byte_timeout_s)
-
-        # A long upload is no late answer: the wait begins anew with every part of the body.
-        start_waiting()
-        return await self._session.request(
-            request.method,
-            URL(request.url, encoded=True),
-            headers=list(request.headers),
-            data=None if body is None else body.chunks(start_waiting),
-            allow_redirects=False,
-        )
-
-    async def _chunks(self, response: aiohttp.ClientResponse) -> Chunks:
-        try:
-            while True:
-                async with asyncio.timeout(self.settings.idle_timeout_s):
-                    chunk = await response.content.readany()
-                if not chunk:
-                    return
-                yield chunk
-        except TimeoutError:
-            raise GatewayTimeout("The agent fell silent within its answer.") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise BadGateway("The agent broke off within its answer.") from error
-
-    def _open_socket(self, address: Any) -> socket.socket:
-        """A socket for a connection to `address`, which is where an agent really lives.
-
-        The address decides, not the name: a name may have changed its addresses since the agent
-        registered. Raises OSError, which counts as unreachable.
-        """
-        family, kind, protocol, _, where = address
-        if not is_allowed(read_address(str(where[0])), self.settings.allowed_networks):
-            raise OSError("not in a network that agents may live in")
-        return socket.socket(family, kind, protocol)
+        return loop.call_later(self._timeout_s, self._connection.fail, late)
 
 
-@dataclass(slots=True)
-class _Body:
-    """The request's body on its way; keeps why it failed, which the client would hide."""
+def _send(
+    connection: AgentConnection,
+    request: UpstreamRequest,
+    url: AgentUrl,
+    on_part: Callable[[], None],
+) -> asyncio.Future[AnswerHead]:
+    """Send the request; a body that is still arriving follows while the answer is awaited."""
+    body = request.body
+    is_chunked = body is not None and not _has_length(request.headers)
+    data = _head(request, url, is_chunked)
+    if isinstance(body, bytes):
+        data += _framed(body, is_chunked) + _end(is_chunked)
+        body = None
+    answered = connection.begin(data, is_head=request.method == "HEAD")
+    if body is not None:
+        connection.sending = asyncio.create_task(_send_body(connection, body, is_chunked, on_part))
+    return answered
 
-    source: Chunks
-    failure: GatewayError | None = None
 
-    async def chunks(self, on_chunk: Any) -> Chunks:
-        try:
-            async for chunk in self.source:
-                on_chunk()
-                yield chunk
-            on_chunk()
-        except ContentTooLarge as error:
-            self.failure = error
-            raise
+def _has_length(headers: Headers) -> bool:
+    return any(name.lower() == "content-length" for name, _ in headers)
 
 
-def _fields(response: aiohttp.ClientResponse) -> Headers:
+def _head(request: UpstreamRequest, url: AgentUrl, is_chunked: bool) -> bytes:
+    lines = [f"{request.method} {url.target} HTTP/1.1", f"Host: {url.authority}"]
+    lines += [f"{name}: {value}" for name, value in request.headers]
+    if is_chunked:
+        lines.append("Transfer-Encoding: chunked")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+async def _send_body(
+    connection: AgentConnection, body: Chunks, is_chunked: bool, on_part: Callable[[], None]
+) -> None:
     try:
-        return [(name.decode(), value.decode()) for name, value in response.raw_headers]
-    except UnicodeDecodeError:
-        response.close()
-        raise BadGateway("The agent's header has bytes that are no UTF-8.") from None
+        async for part in body:
+            on_part()
+            await connection.write(_framed(part, is_chunked))
+        await connection.write(_end(is_chunked))
+        on_part()
+    except GatewayError as error:
+        # The caller's body broke off, is too large or too slow: the agent must not wait for it.
+        connection.fail(error)
+    except ConnectionError:
+        connection.fail(BadGateway("The agent closed the connection within the request."))
+
+
+def _framed(part: bytes, is_chunked: bool) -> bytes:
+    """A part of the body as it goes over the wire (RFC 9112 section 7.1)."""
+    return b"%x\r\n%b\r\n" % (len(part), part) if is_chunked and part else part
+
+
+def _end(is_chunked: bool) -> bytes:
+    return b"0\r\n\r\n" if is_chunked else b""

@@ -1,0 +1,201 @@
+"""One connection to an agent: a request goes out, an answer comes in, and again.
+
+aiohttp's C parser reads the answers. It is made for servers as they are and lets pass what a
+proxy must not pass on (RFC 9112 section 11); that is checked here. An answer is complete or
+broken, never in doubt: who reads its body gets all of it or an error.
+"""
+
+import asyncio
+import re
+from contextlib import suppress
+
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http import HttpResponseParser, HttpVersion10, HttpVersion11, RawResponseMessage
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.streams import StreamReader
+
+from gateway.core.errors import BadGateway, GatewayError
+
+HEADER_BYTES_MAX = 64 * 1024
+# What one answer may hold in memory while its caller does not read: twice this, and one read.
+BUFFER_BYTES = 64 * 1024
+
+_HEAD_END = b"\r\n\r\n"
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+AnswerHead = tuple[RawResponseMessage, StreamReader]
+
+
+class AgentConnection(BaseProtocol):
+    """The protocol of one connection. Every exchange is `begin`, maybe `write`, then `end`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._head: asyncio.Future[AnswerHead] | None = None
+        self._body: StreamReader | None = None
+        self._is_last = False
+        # Sends the rest of the request's body, if it had not arrived when the exchange began.
+        self.sending: asyncio.Task[None] | None = None
+        # When the exchange before ended, by the loop's clock; kept by the pool.
+        self.idle_since = 0.0
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether both messages are complete and neither side means to close."""
+        is_sent = self.sending is None or self.sending.done()
+        return is_sent and self._is_answered and not self._is_last and self.is_open
+
+    @property
+    def is_open(self) -> bool:
+        """Whether neither side closed it."""
+        return self.transport is not None and not self.transport.is_closing()
+
+    def begin(self, data: bytes, is_head: bool) -> asyncio.Future[AnswerHead]:
+        """Send a request's head, maybe with its body; gives the answer once its head is there.
+
+        `is_head` tells that the request's method is HEAD, whose answer has no body. The future,
+        and later the body, raise BadGateway if the agent breaks off.
+        """
+        self.sending = None
+        self._head = self._loop.create_future()
+        self._body = None
+        self._parser = HttpResponseParser(
+            self,
+            self._loop,
+            BUFFER_BYTES,
+            max_line_size=HEADER_BYTES_MAX,
+            max_field_size=HEADER_BYTES_MAX,
+            response_with_body=not is_head,
+            read_until_eof=True,
+            auto_decompress=False,
+        )
+        if self.transport is not None:
+            self.transport.write(data)
+        return self._head
+
+    async def write(self, data: bytes) -> None:
+        """Send a part of the request; waits while the agent does not read.
+
+        Raises ConnectionError if the connection is lost, which the answer then tells, too.
+        """
+        if self.transport is None:
+            raise ConnectionResetError("the agent closed the connection")
+        self.transport.write(data)
+        await self._drain_helper()
+
+    def fail(self, error: GatewayError) -> None:
+        """End the exchange: whoever waits for the answer, or reads its body, gets the error."""
+        if self._head is not None and not self._head.done():
+            self._head.set_exception(error)
+            # Nobody waits for it if the call was given up.
+            self._head.exception()
+        elif self._body is not None and not self._body.is_eof():
+            self._body.set_exception(error)
+        self._abort()
+
+    def end(self) -> None:
+        """Close; at once if the exchange is not complete, so that the agent stops working."""
+        if self.sending is not None:
+            self.sending.cancel()
+        if self.transport is not None:
+            self.transport.close() if self._is_answered else self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Read answers. The head goes to the parser by itself.
+
+        If an answer and what must not follow it came in one piece, the parser would keep the
+        answer and tell only of the mistake.
+        """
+        while self._is_head_expected and (end := data.find(_HEAD_END)) >= 0:
+            end += len(_HEAD_END)
+            self._feed(data[:end])
+            data = data[end:]
+        if data or not self._is_head_expected:
+            self._feed(data)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Tell whoever waits; only a body without a length may end by a close, and a clean one."""
+        is_clean = exc is None and not self._reading_paused
+        super().connection_lost(exc)
+        if self._body is not None and is_clean and self._parser is not None:
+            with suppress(HttpProcessingError):
+                self._parser.feed_eof()
+        self.fail(BadGateway("The agent closed the connection before its answer was complete."))
+
+    def _abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+    @property
+    def _is_head_expected(self) -> bool:
+        return self._head is not None and not self._head.done()
+
+    def _feed(self, data: bytes) -> None:
+        if self._parser is None or self._is_answered:
+            # Nothing was asked (RFC 9112 section 9.2): it may be meant for the next request.
+            if data:
+                self._abort()
+            return
+        try:
+            messages, _, _ = self._parser.feed_data(data)
+        except HttpProcessingError:
+            self.fail(BadGateway("The agent's answer is no HTTP."))
+            return
+        for message, body in messages:
+            self._take(message, body)
+
+    @property
+    def _is_answered(self) -> bool:
+        return self._body is not None and self._body.is_eof()
+
+    def _take(self, message: RawResponseMessage, body: StreamReader) -> None:
+        if 100 <= message.code < 200 and message.code != 101:
+            return  # an interim answer is for this hop (RFC 9110 section 15.2)
+        if not self._is_head_expected or self._head is None:
+            self._abort()
+            return
+        if defect := defect_of(message):
+            self.fail(BadGateway(f"The agent's answer {defect}."))
+            return
+        self._is_last = message.should_close
+        self._body = body
+        self._head.set_result((message, body))
+
+
+def defect_of(message: RawResponseMessage) -> str | None:
+    """What forbids passing an answer on, in words, or None."""
+    if message.version not in (HttpVersion10, HttpVersion11):
+        return "has a version of HTTP that was not asked for"
+    if message.code == 101:
+        return "switches protocols, which nobody asked for"
+    return _defect_of_framing(message) or _defect_of_text(message)
+
+
+def _defect_of_framing(message: RawResponseMessage) -> str | None:
+    """RFC 9112 section 6: two ways to tell the length, or one that we cannot undo."""
+    lengths, codings = [], []
+    for name, value in message.raw_headers:
+        if name.lower() == b"content-length":
+            lengths.append(value)
+        elif name.lower() == b"transfer-encoding":
+            codings.append(value.lower())
+    if codings and (codings != [b"chunked"] or message.version == HttpVersion10):
+        return "has a transfer coding that was not asked for"
+    if len(lengths) + len(codings) > 1 or not all(length.isdigit() for length in lengths):
+        return "tells its length in more than one way, or wrongly"
+    return None
+
+
+def _defect_of_text(message: RawResponseMessage) -> str | None:
+    """Bytes that would change or end a field on their way (RFC 9110 section 5.5)."""
+    try:
+        for name, value in message.raw_headers:
+            value.decode()
+            if not _NAME.fullmatch(name) or _CONTROL.search(value):
+                return "has a header field that must not be passed on"
+        if _CONTROL.search(message.reason.encode()):
+            return "has a reason that must not be passed on"
+    except UnicodeError:
+        return "has bytes in its header that are no UTF-8"
+    return None
