@@ -14,9 +14,10 @@ from gateway.storage.ledger import Ledger
 from gateway.storage.registry import Registry
 from gateway.storage.tokens import Tokens
 from gateway.storage.workspace_key import WorkspaceKeys
-from gateway.web import heartbeats, ops, proxy, registrations, workspaces
+from gateway.web import expectation, forwarding, heartbeats, ops, proxy, registrations, workspaces
 from gateway.web.access import Access, token_sha256
 from gateway.web.admission import Admissions
+from gateway.web.calls_under_way import CallsUnderWay
 from gateway.web.metrics import Metrics
 from gateway.web.problems import answer_errors
 from gateway.web.request_id import answer_request_id, carry_request_id
@@ -31,9 +32,10 @@ def create_app(config: Config, keys: WorkspaceKeys) -> web.Application:
     """
     app = web.Application(middlewares=[carry_request_id, answer_errors])
     app.on_response_prepare.append(answer_request_id)
-    app.on_response_prepare.append(proxy.remove_added_fields)
+    app.on_response_prepare.append(forwarding.remove_added_fields)
     app[SERVICES] = create_services(config, keys)
     app.cleanup_ctx.append(open_services)
+    app.on_shutdown.append(finish_calls)
     add_routes(app.router)
     return app
 
@@ -41,8 +43,8 @@ def create_app(config: Config, keys: WorkspaceKeys) -> web.Application:
 def add_routes(router: web.UrlDispatcher) -> None:
     """Every route of the gateway."""
     # aiohttp's own answer to an expectation repeats what was sent.
-    add = partial(router.add_route, expect_handler=proxy.continue_if_expected)
-    get = partial(router.add_get, expect_handler=proxy.continue_if_expected)
+    add = partial(router.add_route, expect_handler=expectation.continue_if_expected)
+    get = partial(router.add_get, expect_handler=expectation.continue_if_expected)
     get("/healthz", ops.get_health)
     get("/readyz", ops.get_readiness)
     get("/metrics", ops.get_metrics)
@@ -56,7 +58,7 @@ def add_routes(router: web.UrlDispatcher) -> None:
     add("PATCH", "/workspaces/{id}/budget", workspaces.patch_budget)
     get("/workspaces/{id}/spend", workspaces.get_spend)
     for path in ("/workspaces/{id}/a2a", "/workspaces/{id}/a2a/{tail:.*}"):
-        router.add_route("*", path, proxy.proxy_call, expect_handler=proxy.leave_expectation)
+        router.add_route("*", path, proxy.proxy_call, expect_handler=expectation.leave_expectation)
 
 
 def create_services(config: Config, keys: WorkspaceKeys) -> Services:
@@ -80,6 +82,7 @@ def create_services(config: Config, keys: WorkspaceKeys) -> Services:
         Registry(operators, keys, timeout_s),
         Access(admin_sha256s, Tokens(operators, keys, timeout_s), Tokens(beats, keys, timeout_s)),
         Admissions(gate, metrics),
+        CallsUnderWay(config.proxy.calls_max, config.proxy.calls_per_workspace_max),
         Upstream(upstream_settings(config)),
         {"check": checks, "heartbeat": beats, "operator": operators},
     )
@@ -94,6 +97,13 @@ def upstream_settings(config: Config) -> UpstreamSettings:
         proxy_config.idle_timeout_s,
         config.registry.networks,
     )
+
+
+async def finish_calls(app: web.Application) -> None:
+    """Let the calls under way end; aiohttp would give them the time limit twice."""
+    parts = app[SERVICES]
+    parts.is_draining = True
+    await parts.calls_under_way.finish(parts.config.server.drain_timeout_s)
 
 
 async def open_services(app: web.Application) -> AsyncIterator[None]:

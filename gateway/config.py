@@ -6,7 +6,7 @@ left alone: Kubernetes puts GATEWAY_PORT and the like into every pod beside a se
 
 import ipaddress
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -41,6 +41,10 @@ def _split_commas(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
+def _as_networks(given: Iterable[object]) -> tuple[Network, ...]:
+    return tuple(ipaddress.ip_network(str(network)) for network in given)
+
+
 class Section(BaseModel):
     """A table of the file; an unknown key is an error."""
 
@@ -54,8 +58,15 @@ class Server(Section):
     port: int = Field(8080, ge=0, le=65535)
     workers: int = Field(1, ge=1, le=256)
     public_url: AnyHttpUrl | None = None
+    name: str = Field("a2a-budget-gateway", pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], BeforeValidator(_split_commas)] = ()
     drain_delay_s: float = Field(0.4, ge=0, le=3600)
     drain_timeout_s: float = Field(30, ge=0, le=3600)
+
+    @property
+    def trusted_networks(self) -> tuple[Network, ...]:
+        """Where our own proxies are, whose word of the caller counts."""
+        return _as_networks(self.trusted_proxies)
 
     @property
     def is_loopback(self) -> bool:
@@ -110,7 +121,7 @@ class Agents(Section):
     @property
     def networks(self) -> tuple[Network, ...]:
         """The networks as values."""
-        return tuple(ipaddress.ip_network(str(network)) for network in self.allowed_networks)
+        return _as_networks(self.allowed_networks)
 
 
 class Proxy(Section):
@@ -120,6 +131,9 @@ class Proxy(Section):
     first_byte_timeout_s: float = Field(300, gt=0, le=86_400)
     idle_timeout_s: float = Field(300, gt=0, le=86_400)
     request_body_bytes_max: int = Field(10 * 1024 * 1024, ge=0)
+    request_body_timeout_s: float = Field(60, gt=0, le=86_400)
+    calls_max: int = Field(4096, ge=1)
+    calls_per_workspace_max: int = Field(1024, ge=1)
 
 
 class Log(Section):

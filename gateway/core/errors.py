@@ -108,3 +108,10 @@ class StorageUnavailable(Unavailable):
     def __init__(self, cause: str) -> None:
         super().__init__("The database cannot answer at the moment.", retry_after_s=5)
         self.cause = cause
+
+
+class LoopDetected(GatewayError):
+    """A call that came back to where it was before (RFC 5842 section 7.2)."""
+
+    status = 508
+    title = "Loop Detected"

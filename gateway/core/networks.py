@@ -46,8 +46,9 @@ def read_address(text: str) -> Address:
 
 def is_allowed(address: Address, allowed: Sequence[Network]) -> bool:
     """Whether an agent may be reached at this address."""
-    return _is_in(address, allowed) and not _is_in(address, NEVER_ALLOWED)
+    return is_in(address, allowed) and not is_in(address, NEVER_ALLOWED)
 
 
-def _is_in(address: Address, networks: Sequence[Network]) -> bool:
+def is_in(address: Address, networks: Sequence[Network]) -> bool:
+    """Whether one of the networks holds the address."""
     return any(address in network for network in networks if network.version == address.version)

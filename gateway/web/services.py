@@ -13,6 +13,7 @@ from gateway.storage.ledger import Ledger
 from gateway.storage.registry import Registry
 from gateway.web.access import Access
 from gateway.web.admission import Admissions
+from gateway.web.calls_under_way import CallsUnderWay
 from gateway.web.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Services:
     registry: Registry
     access: Access
     admissions: Admissions
+    calls_under_way: CallsUnderWay
     upstream: "Upstream"
     # By the name of what they serve, for the gauges.
     connections: dict[str, Connections]

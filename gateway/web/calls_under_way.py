@@ -1,0 +1,76 @@
+"""The calls under way: how many there may be, and their end when the gateway stops."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import structlog
+from aiohttp.web_protocol import RequestHandler
+
+from gateway.core.errors import Unavailable
+
+log = structlog.get_logger()
+
+RETRY_AFTER_S = 1
+
+
+@dataclass(slots=True)
+class CallsUnderWay:
+    """Holds every call from its admission to its end.
+
+    The limits keep what is accepted quick: who comes when they are reached is told so at once,
+    before the database is asked (RFC 9110 section 15.6.4).
+    """
+
+    calls_max: int
+    calls_per_workspace_max: int
+    # By connection, on which there is one call at a time.
+    _calls: set[RequestHandler] = field(default_factory=set)
+    _by_workspace: Counter[str] = field(default_factory=Counter)
+    _all_ended: asyncio.Event | None = None
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    @contextmanager
+    def enter(self, connection: RequestHandler, workspace_id: str) -> Iterator[None]:
+        """Count the call until the context ends. Raises Unavailable beyond the limits."""
+        if len(self._calls) >= self.calls_max:
+            raise Unavailable("The gateway has too many calls under way.", RETRY_AFTER_S)
+        if self._by_workspace[workspace_id] >= self.calls_per_workspace_max:
+            raise Unavailable("This workspace has too many calls under way.", RETRY_AFTER_S)
+        self._calls.add(connection)
+        self._by_workspace[workspace_id] += 1
+        try:
+            yield
+        finally:
+            self._leave(connection, workspace_id)
+
+    async def finish(self, timeout_s: float) -> None:
+        """Let every call end by itself; break off those that take longer than that."""
+        self._all_ended = asyncio.Event()
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._calls:
+                    await self._all_ended.wait()
+                    self._all_ended.clear()
+        except TimeoutError:
+            log.warning("calls_broken_off", count=len(self._calls))
+            for connection in self._calls:
+                break_off(connection)
+
+    def _leave(self, connection: RequestHandler, workspace_id: str) -> None:
+        self._calls.discard(connection)
+        self._by_workspace[workspace_id] -= 1
+        if not self._by_workspace[workspace_id]:
+            del self._by_workspace[workspace_id]
+        if not self._calls and self._all_ended is not None:
+            self._all_ended.set()
+
+
+def break_off(connection: RequestHandler) -> None:
+    """Show the caller a broken answer as broken (RFC 9112 section 8): no last chunk, no end."""
+    if connection.transport is not None:
+        connection.transport.abort()

@@ -1,0 +1,177 @@
+"""Carry a call to its agent and the answer back, byte for byte.
+
+What is for this hop alone stays here, what tells of the way is added, everything else passes as
+it was sent. A broken answer is shown broken, and a caller who leaves ends the agent's work.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import structlog
+from aiohttp import hdrs, web
+
+from gateway.core.errors import (
+    BadGateway,
+    BadRequest,
+    ContentTooLarge,
+    GatewayTimeout,
+    LoopDetected,
+    RequestTimeout,
+)
+from gateway.core.headers import end_to_end
+from gateway.core.hops import ABOUT_THE_WAY, Hop, fields_of_the_way, has_passed
+from gateway.core.networks import is_in, read_address
+from gateway.web.calls_under_way import break_off
+from gateway.web.expectation import continue_if_expected
+from gateway.web.request_id import REQUEST_ID
+from gateway.web.services import services
+from gateway.web.upstream import UpstreamAnswer, UpstreamRequest
+
+log = structlog.get_logger()
+
+_BODILESS_STATUSES = (204, 304)
+_REPLACED = ABOUT_THE_WAY | {"host", "expect", "x-request-id"}
+_ABSENT_FIELDS = web.ResponseKey("absent_fields", list[str])
+
+Fields = list[tuple[str, str]]
+
+
+async def forward(
+    request: web.Request, url: str, read: bytes | None, added: Fields
+) -> web.StreamResponse:
+    """Send the call to `url` and stream the answer back with the `added` fields.
+
+    `read` is the body where it had to be read before. Raises BadGateway, GatewayTimeout, and
+    ContentTooLarge, RequestTimeout or BadRequest for the caller's body.
+    """
+    metrics = services(request).metrics
+    outgoing = UpstreamRequest(
+        request.method, url, request_fields(request), request_body(request, read)
+    )
+    started = time.perf_counter()
+    async with services(request).upstream.exchange(outgoing) as answer:
+        metrics.first_byte_seconds.observe(time.perf_counter() - started)
+        try:
+            return await _stream_back(request, answer, added)
+        finally:
+            metrics.upstream_seconds.observe(time.perf_counter() - started)
+
+
+def hop_of(request: web.Request) -> Hop:
+    """Who opened the connection that a request came on, and what it asked for."""
+    trusted = services(request).config.server.trusted_networks
+    peer = request.remote
+    is_trusted = bool(peer and trusted) and is_in(read_address(peer or ""), trusted)
+    version = f"{request.version.major}.{request.version.minor}"
+    return Hop(peer or "unknown", request.scheme, request.host, version, is_trusted)
+
+
+def request_fields(request: web.Request) -> Fields:
+    """The fields that the agent gets: the caller's own, less the hop's, and who the caller is.
+
+    Raises LoopDetected for a call that was here before.
+    """
+    name = services(request).config.server.name
+    received = [(field.decode(), value.decode()) for field, value in request.raw_headers]
+    if has_passed(received, name):
+        raise LoopDetected("This call was here before: an agent's URL leads back to the gateway.")
+    passing = [
+        (field, value) for field, value in end_to_end(received) if field.lower() not in _REPLACED
+    ]
+    way = fields_of_the_way(received, hop_of(request), name)
+    return [*passing, *way, ("X-Request-ID", request[REQUEST_ID])]
+
+
+def request_body(request: web.Request, read: bytes | None) -> bytes | AsyncIterator[bytes] | None:
+    """The body as the agent gets it: at once where all of it is here, else as it arrives.
+
+    Raises ContentTooLarge where its length is known; else the iterator does.
+    """
+    bytes_max = services(request).config.proxy.request_body_bytes_max
+    if (request.content_length or 0) > bytes_max:
+        raise _too_large(bytes_max)
+    if read is not None:
+        return read
+    if not request.body_exists:
+        return None
+    if request.content.is_eof() and request.content.exception() is None:
+        body = request.content.read_nowait()
+        if len(body) > bytes_max:
+            raise _too_large(bytes_max)
+        return body
+    return _arriving(request, bytes_max)
+
+
+async def _arriving(request: web.Request, bytes_max: int) -> AsyncIterator[bytes]:
+    await continue_if_expected(request)
+    timeout_s = services(request).config.proxy.request_body_timeout_s
+    body_bytes = 0
+    while chunk := await _next_part(request, timeout_s):
+        body_bytes += len(chunk)
+        if body_bytes > bytes_max:
+            raise _too_large(bytes_max)
+        yield chunk
+
+
+async def _next_part(request: web.Request, timeout_s: float) -> bytes:
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await request.content.readany()
+    except TimeoutError:
+        raise RequestTimeout("The body did not arrive in time.") from None
+    except web.RequestPayloadError:
+        raise BadRequest("The body is not framed as HTTP says.") from None
+
+
+def _too_large(bytes_max: int) -> ContentTooLarge:
+    return ContentTooLarge(f"The body must not be over {bytes_max} bytes.")
+
+
+async def _stream_back(
+    request: web.Request, upstream: UpstreamAnswer, added: Fields
+) -> web.StreamResponse:
+    answer = _answer_head(request, upstream, added)
+    await answer.prepare(request)
+    if request.method == hdrs.METH_HEAD or upstream.status in _BODILESS_STATUSES:
+        return answer
+    idle_timeout_s = services(request).config.proxy.idle_timeout_s
+    try:
+        # Every chunk goes on at once: an event stream must not wait for a buffer to fill.
+        async for chunk in upstream.chunks:
+            async with asyncio.timeout(idle_timeout_s):
+                await answer.write(chunk)
+    except (BadGateway, GatewayTimeout) as error:
+        _break_off(request, error.detail)
+    except TimeoutError:
+        _break_off(request, "The caller read nothing for too long.")
+    except ConnectionError:
+        # The caller left; aiohttp finds out by itself, and the agent's connection is closed.
+        log.info("caller_left")
+    return answer
+
+
+def _answer_head(
+    request: web.Request, upstream: UpstreamAnswer, added: Fields
+) -> web.StreamResponse:
+    answer = web.StreamResponse(status=upstream.status, reason=upstream.reason)
+    answer.headers.extend(end_to_end(upstream.headers))
+    answer.headers.extend(added)
+    # aiohttp writes these fields into every answer; here they are the agent's or nobody's.
+    written: tuple[str, ...] = (hdrs.CONTENT_TYPE, hdrs.SERVER)
+    answer[_ABSENT_FIELDS] = [name for name in written if name not in answer.headers]
+    if services(request).is_draining or not request.content.is_eof():
+        # What was not read must not be taken for the next request.
+        answer.force_close()
+    return answer
+
+
+def _break_off(request: web.Request, detail: str) -> None:
+    log.warning("answer_broken_off", detail=detail)
+    break_off(request.protocol)
+
+
+async def remove_added_fields(_request: web.Request, answer: web.StreamResponse) -> None:
+    """Take out of an answer what aiohttp added: its version, and what the agent did not send."""
+    for name in answer.get(_ABSENT_FIELDS, [hdrs.SERVER]):
+        answer.headers.popall(name, None)
