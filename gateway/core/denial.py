@@ -21,8 +21,13 @@ _PROBLEM_TYPE = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """A refusal ready to be written: a JSON document, its media type and header fields."""
+    """A refusal ready to be written: a JSON document, its media type and header fields.
 
+    `reason` stands in the status line (RFC 9112 section 4). The SDKs for Python throw an error
+    status's body away and show their user the status line: httpx's "Client error '402 ...'".
+    """
+
+    reason: str
     document: Mapping[str, object]
     content_type: str
     headers: Mapping[str, str]
@@ -34,7 +39,7 @@ def deny(budget: Budget, call: Call) -> Denial:
     if call.form is Form.PLAIN:
         content_type = "application/problem+json"
     headers = {"Cache-Control": "no-store", **retry_after(budget), **rate_limit_fields(budget)}
-    return Denial(document, content_type, headers)
+    return Denial(message(budget), document, content_type, headers)
 
 
 def message(budget: Budget) -> str:

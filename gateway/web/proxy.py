@@ -15,6 +15,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from gateway.core import denial
+from gateway.core.agent_card import CardQuestion, is_card_path
 from gateway.core.calls import Call, is_free_by_method, read_call
 from gateway.core.errors import (
     BadGateway,
@@ -28,8 +29,9 @@ from gateway.core.errors import (
 from gateway.core.target import CallTarget, read_call_target
 from gateway.web import metrics
 from gateway.web.admission import Admission
+from gateway.web.agent_cards import CardCall, RpcCards, answer_card
 from gateway.web.expectation import continue_if_expected
-from gateway.web.forwarding import forward
+from gateway.web.forwarding import Fields, forward, public_base_of, request_fields
 from gateway.web.json_body import read_body
 from gateway.web.services import Services, services
 
@@ -94,11 +96,25 @@ async def _answer_admitted(
         raise Unavailable("This workspace's agent has not registered.", REGISTER_RETRY_S)
     added = [CHECK_SKIPPED] if admission.is_check_skipped else []
     try:
-        return await forward(request, target.upstream_url(admission.agent_url), body, added)
+        return await _ask_agent(request, target, admission.agent_url, body, added)
     except GatewayError as error:
         # Our own answer in the agent's place tells of a skipped check, too.
         error.headers.update(added)
         raise
+
+
+async def _ask_agent(
+    request: web.Request, target: CallTarget, agent_url: str, body: bytes | None, added: Fields
+) -> web.StreamResponse:
+    """The agent's answer, with the addresses in its cards leading here."""
+    base = public_base_of(request, target.workspace_id)
+    if request.method in (hdrs.METH_GET, hdrs.METH_HEAD) and is_card_path(target.path):
+        fields = request_fields(request)
+        answer = await answer_card(request, CardCall(target, agent_url, base, fields))
+        answer.headers.extend(added)
+        return answer
+    cards = RpcCards(agent_url, base, CardQuestion(is_asked=not _is_readable(request)))
+    return await forward(request, target.upstream_url(agent_url), body, cards, added)
 
 
 async def _inspect(request: web.Request, target: CallTarget) -> tuple[bytes | None, Call]:
@@ -131,6 +147,7 @@ def _refuse(parts: Services, admission: Admission, call: Call) -> web.Response:
     refusal = denial.deny(admission.budget, call)
     return web.Response(
         status=denial.STATUS,
+        reason=refusal.reason,
         body=orjson.dumps(refusal.document),
         headers=refusal.headers,
         content_type=refusal.content_type,
