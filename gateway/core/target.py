@@ -11,7 +11,11 @@ from urllib.parse import unquote
 from gateway.core.errors import BadRequest, NotFound
 from gateway.core.workspaces import is_workspace_id
 
-_CALL_PATH = re.compile(r"/workspaces/(?P<id>[^/]*)/a2a(?P<tail>/.*)?", re.DOTALL)
+# A client that joins the card's path to the workspace's address by the rules for URLs drops /a2a.
+_CALL_PATH = re.compile(
+    r"/workspaces/(?P<id>[^/]*)(?:/a2a(?P<tail>/.*)?|(?P<card>/\.well-known/agent(-card)?\.json))",
+    re.DOTALL,
+)
 _AUTHORITY = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 _AMBIGUOUS = re.compile(r"//|\\|#|%2f|%5c|%00|[\x00-\x20\x7f]", re.IGNORECASE)
 _DOT_SEGMENT = re.compile(r"(^|/)(\.|%2e){1,2}(/|;|$)", re.IGNORECASE)
@@ -47,7 +51,7 @@ def read_call_target(target: str) -> CallTarget:
     match = _CALL_PATH.fullmatch(path)
     if match is None:
         raise NotFound("There is nothing at this address.")
-    workspace_id, tail = unquote(match["id"]), match["tail"] or ""
+    workspace_id, tail = unquote(match["id"]), match["tail"] or match["card"] or ""
     if not is_workspace_id(workspace_id) or workspace_id in (".", ".."):
         raise NotFound("No workspace has this id, or it was removed.")
     if _AMBIGUOUS.search(tail) or _DOT_SEGMENT.search(tail) or "#" in query:

@@ -1,5 +1,6 @@
 """Workspaces and their tokens: registration, listing, removal."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -117,6 +118,15 @@ class Registry:
         if not found:
             raise UnknownWorkspace
         return found[0]
+
+    async def registered_card(self, workspace_id: str) -> Mapping[str, object] | None:
+        """The agent card that came with the registration; None if there is none."""
+        key = self.keys.existing(workspace_id)
+        card = await self.connections.run(
+            lambda connection: connection.fetchval(query("workspace_card"), key), self.timeout_s
+        )
+        # The column takes any JSON, and the platform's rows were not checked here.
+        return card if isinstance(card, dict) else None
 
     async def remove(self, workspace_id: str) -> None:
         """Soft-remove a workspace and revoke its tokens. Raises UnknownWorkspace."""

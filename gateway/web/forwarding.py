@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import structlog
 from aiohttp import hdrs, web
 
+from gateway.core.agent_card import public_base
 from gateway.core.errors import (
     BadGateway,
     BadRequest,
@@ -20,8 +21,9 @@ from gateway.core.errors import (
     RequestTimeout,
 )
 from gateway.core.headers import end_to_end
-from gateway.core.hops import ABOUT_THE_WAY, Hop, fields_of_the_way, has_passed
+from gateway.core.hops import ABOUT_THE_WAY, Hop, fields_of_the_way, has_passed, public_origin
 from gateway.core.networks import is_in, read_address
+from gateway.web.agent_cards import RpcCards
 from gateway.web.calls_under_way import break_off
 from gateway.web.expectation import continue_if_expected
 from gateway.web.request_id import REQUEST_ID
@@ -38,7 +40,7 @@ Fields = list[tuple[str, str]]
 
 
 async def forward(
-    request: web.Request, url: str, read: bytes | None, added: Fields
+    request: web.Request, url: str, read: bytes | None, cards: RpcCards, added: Fields
 ) -> web.StreamResponse:
     """Send the call to `url` and stream the answer back with the `added` fields.
 
@@ -46,14 +48,13 @@ async def forward(
     ContentTooLarge, RequestTimeout or BadRequest for the caller's body.
     """
     metrics = services(request).metrics
-    outgoing = UpstreamRequest(
-        request.method, url, request_fields(request), request_body(request, read)
-    )
+    body = request_body(request, read, cards)
+    outgoing = UpstreamRequest(request.method, url, request_fields(request), body)
     started = time.perf_counter()
     async with services(request).upstream.exchange(outgoing) as answer:
         metrics.first_byte_seconds.observe(time.perf_counter() - started)
         try:
-            return await _stream_back(request, answer, added)
+            return await _stream_back(request, await cards.rewritten(answer), added)
         finally:
             metrics.upstream_seconds.observe(time.perf_counter() - started)
 
@@ -67,13 +68,21 @@ def hop_of(request: web.Request) -> Hop:
     return Hop(peer or "unknown", request.scheme, request.host, version, is_trusted)
 
 
+def public_base_of(request: web.Request, workspace_id: str) -> str:
+    """The workspace's address for callers: below the public URL, or as this one reached us."""
+    public_url = services(request).config.server.public_url
+    origin = public_origin(_received(request), hop_of(request))
+    base = None if public_url is None else str(public_url)
+    return public_base(base, origin.scheme, origin.host, workspace_id)
+
+
 def request_fields(request: web.Request) -> Fields:
     """The fields that the agent gets: the caller's own, less the hop's, and who the caller is.
 
     Raises LoopDetected for a call that was here before.
     """
     name = services(request).config.server.name
-    received = [(field.decode(), value.decode()) for field, value in request.raw_headers]
+    received = _received(request)
     if has_passed(received, name):
         raise LoopDetected("This call was here before: an agent's URL leads back to the gateway.")
     passing = [
@@ -83,7 +92,13 @@ def request_fields(request: web.Request) -> Fields:
     return [*passing, *way, ("X-Request-ID", request[REQUEST_ID])]
 
 
-def request_body(request: web.Request, read: bytes | None) -> bytes | AsyncIterator[bytes] | None:
+def _received(request: web.Request) -> Fields:
+    return [(field.decode(), value.decode()) for field, value in request.raw_headers]
+
+
+def request_body(
+    request: web.Request, read: bytes | None, cards: RpcCards
+) -> bytes | AsyncIterator[bytes] | None:
     """The body as the agent gets it: at once where all of it is here, else as it arrives.
 
     Raises ContentTooLarge where its length is known; else the iterator does.
@@ -91,19 +106,19 @@ def request_body(request: web.Request, read: bytes | None) -> bytes | AsyncItera
     bytes_max = services(request).config.proxy.request_body_bytes_max
     if (request.content_length or 0) > bytes_max:
         raise _too_large(bytes_max)
-    if read is not None:
-        return read
-    if not request.body_exists:
+    if read is None and not request.body_exists:
         return None
-    if request.content.is_eof() and request.content.exception() is None:
-        body = request.content.read_nowait()
-        if len(body) > bytes_max:
-            raise _too_large(bytes_max)
-        return body
-    return _arriving(request, bytes_max)
+    if read is None and request.content.is_eof() and request.content.exception() is None:
+        read = request.content.read_nowait()
+    if read is None:
+        return _arriving(request, cards, bytes_max)
+    if len(read) > bytes_max:
+        raise _too_large(bytes_max)
+    cards.see(read)
+    return read
 
 
-async def _arriving(request: web.Request, bytes_max: int) -> AsyncIterator[bytes]:
+async def _arriving(request: web.Request, cards: RpcCards, bytes_max: int) -> AsyncIterator[bytes]:
     await continue_if_expected(request)
     timeout_s = services(request).config.proxy.request_body_timeout_s
     body_bytes = 0
@@ -111,6 +126,7 @@ async def _arriving(request: web.Request, bytes_max: int) -> AsyncIterator[bytes
         body_bytes += len(chunk)
         if body_bytes > bytes_max:
             raise _too_large(bytes_max)
+        cards.see(chunk)
         yield chunk
 
 
@@ -160,7 +176,7 @@ def _answer_head(
     # aiohttp writes these fields into every answer; here they are the agent's or nobody's.
     written: tuple[str, ...] = (hdrs.CONTENT_TYPE, hdrs.SERVER)
     answer[_ABSENT_FIELDS] = [name for name in written if name not in answer.headers]
-    if services(request).is_draining or not request.content.is_eof():
+    if not request.content.is_eof():
         # What was not read must not be taken for the next request.
         answer.force_close()
     return answer
