@@ -33,6 +33,7 @@ def create_app(config: Config, keys: WorkspaceKeys) -> web.Application:
     app = web.Application(middlewares=[carry_request_id, answer_errors])
     app.on_response_prepare.append(answer_request_id)
     app.on_response_prepare.append(forwarding.remove_added_fields)
+    app.on_response_prepare.append(close_when_draining)
     app[SERVICES] = create_services(config, keys)
     app.cleanup_ctx.append(open_services)
     app.on_shutdown.append(finish_calls)
@@ -57,6 +58,8 @@ def add_routes(router: web.UrlDispatcher) -> None:
     get("/workspaces/{id}/budget", workspaces.get_budget)
     add("PATCH", "/workspaces/{id}/budget", workspaces.patch_budget)
     get("/workspaces/{id}/spend", workspaces.get_spend)
+    for name in ("agent-card.json", "agent.json"):
+        get(f"/workspaces/{{id}}/.well-known/{name}", proxy.proxy_call)
     for path in ("/workspaces/{id}/a2a", "/workspaces/{id}/a2a/{tail:.*}"):
         router.add_route("*", path, proxy.proxy_call, expect_handler=expectation.leave_expectation)
 
@@ -97,6 +100,13 @@ def upstream_settings(config: Config) -> UpstreamSettings:
         proxy_config.idle_timeout_s,
         config.registry.networks,
     )
+
+
+async def close_when_draining(request: web.Request, answer: web.StreamResponse) -> None:
+    """Tell callers to open their next connection elsewhere, while this worker stops."""
+    if request.app[SERVICES].is_draining:
+        answer.headers["Connection"] = "close"
+        answer.force_close()
 
 
 async def finish_calls(app: web.Application) -> None:

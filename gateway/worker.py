@@ -1,9 +1,15 @@
-"""One process that serves: it takes calls from the socket that the supervisor opened."""
+"""One process that serves: it takes calls from the socket that the supervisor opened.
+
+Its end loses no call: for a moment it says on every answer that it will close, then it takes no
+more connections, serves those that it has, and ends when the last call did.
+"""
 
 import asyncio
 import os
 import signal
 import socket
+from contextlib import suppress
+from typing import Any, cast
 
 import structlog
 from aiohttp import web
@@ -16,6 +22,12 @@ from gateway.web.services import SERVICES
 
 log = structlog.get_logger()
 
+# What the supervisor reads when calls are taken.
+SERVING = b"."
+
+# How long a caller with a connection may still send a call on it after the last was accepted.
+SERVE_ON_S = 0.4
+
 
 async def work(config: Config, keys: WorkspaceKeys, listener: socket.socket, lifeline: int) -> None:
     """Serve until SIGTERM, SIGINT, or the end of the supervisor, then finish what is under way."""
@@ -25,11 +37,35 @@ async def work(config: Config, keys: WorkspaceKeys, listener: socket.socket, lif
     site = web.SockSite(runner, listener)
     await site.start()
     log.info("worker_started", process_id=os.getpid())
+    os.write(lifeline, SERVING)
     await stop_signal(lifeline)
     app[SERVICES].is_draining = True
     await asyncio.sleep(config.server.drain_delay_s)
+    waiting = accept_waiting(listener)
+    await site.stop()
+    await serve_accepted(runner, waiting)
+    await asyncio.sleep(SERVE_ON_S)
     await runner.cleanup()
     log.info("worker_stopped", process_id=os.getpid())
+
+
+def accept_waiting(listener: socket.socket) -> list[socket.socket]:
+    """The connections that wait: if nobody else has the listener, its close would reset them."""
+    waiting = []
+    # Ends when none is left, or when no more files may be opened.
+    with suppress(OSError):
+        while True:
+            waiting.append(listener.accept()[0])
+    return waiting
+
+
+async def serve_accepted(runner: web.AppRunner, connections: list[socket.socket]) -> None:
+    """Serve connections that were accepted by hand."""
+    loop = asyncio.get_running_loop()
+    for connection in connections:
+        connection.setblocking(False)
+        with suppress(OSError):
+            await loop.connect_accepted_socket(cast("Any", runner.server), connection)
 
 
 def create_runner(app: web.Application, config: Config) -> web.AppRunner:

@@ -1,0 +1,195 @@
+"""Stopping and replacing workers under load: no call is lost."""
+
+import asyncio
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from tests.end_to_end.serving import Serving, register, serving
+from tests.running import Agent, until
+
+KEEPING = 6
+OPENING = 2
+RESTARTS = 20
+# Callers think a little, so that the two cores have time for processes to start.
+PACE_S = 0.01
+
+
+@dataclass
+class Load:
+    """Callers that call one after another, and what became of their calls."""
+
+    url: str
+    answered: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    is_over: bool = False
+
+    async def call_on(self, is_keeping: bool) -> None:
+        """Call until the gateway is gone, on kept connections or each time on a new one."""
+        connector = aiohttp.TCPConnector(force_close=not is_keeping)
+        async with aiohttp.ClientSession(connector=connector) as client:
+            while not self.is_over:
+                try:
+                    async with client.post(self.url, data=b"{}") as answer:
+                        await answer.read()
+                    self.count(answer.status)
+                    await asyncio.sleep(PACE_S)
+                except aiohttp.ClientConnectorError:
+                    # Nobody listens any more: no call was accepted.
+                    return
+                except aiohttp.ClientError as error:
+                    self.failed[repr(error)] += 1
+
+    def count(self, status: int) -> None:
+        if status == 200:
+            self.answered += 1
+        else:
+            self.failed[f"status {status}"] += 1
+
+
+@asynccontextmanager
+async def load_on(url: str) -> AsyncIterator[Load]:
+    load = Load(url)
+    callers = [
+        asyncio.create_task(load.call_on(number < KEEPING)) for number in range(KEEPING + OPENING)
+    ]
+    try:
+        await until(lambda: load.answered > 100)
+        yield load
+    finally:
+        load.is_over = True
+        await asyncio.gather(*callers)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_stop_under_load_loses_no_call(
+    tmp_path: Path, dsn: str, agent: Agent, workers: str
+) -> None:
+    variables = {"GATEWAY_DATABASE__DSN": dsn, "GATEWAY_SERVER__WORKERS": workers}
+    async with serving(tmp_path, **variables) as gateway:
+        await register(gateway.url, "w", agent.url)
+        async with load_on(f"{gateway.url}/workspaces/w/a2a") as load:
+            assert await gateway.stop() == 0
+        assert load.failed == Counter()
+
+
+async def test_workers_are_replaced_20_times_under_load_without_losing_a_call(
+    tmp_path: Path, dsn: str, agent: Agent
+) -> None:
+    variables = {
+        "GATEWAY_DATABASE__DSN": dsn,
+        "GATEWAY_SERVER__WORKERS": "2",
+        "GATEWAY_SERVER__DRAIN_DELAY_S": "0.1",
+    }
+    async with serving(tmp_path, **variables) as gateway:
+        await register(gateway.url, "w", agent.url)
+        async with load_on(f"{gateway.url}/workspaces/w/a2a") as load:
+            for _ in range(RESTARTS // 2):
+                await _replace_both(gateway)
+        assert load.failed == Counter()
+        assert await gateway.stop() == 0
+
+
+async def _replace_both(gateway: Serving) -> None:
+    before = {each.pid for each in gateway.processes("gateway worker")}
+    gateway.process.send_signal(signal.SIGHUP)
+
+    def all_are_new() -> bool:
+        now = {each.pid for each in gateway.processes("gateway worker")}
+        return len(now) == 2 and not now & before
+
+    await until(all_are_new, deadline_s=30)
+
+
+async def test_replacement_that_cannot_start_leaves_the_old_worker(
+    tmp_path: Path, dsn: str
+) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text("")
+    async with serving(tmp_path, GATEWAY_DATABASE__DSN=dsn, GATEWAY_CONFIG=str(file)) as gateway:
+        before = [each.pid for each in gateway.processes("gateway worker")]
+        file.write_text("[nonsense]\n")
+        gateway.process.send_signal(signal.SIGHUP)
+        await until(lambda: len(gateway.processes("gateway worker")) == 2)
+        await until(lambda: len(gateway.processes("gateway worker")) == 1)
+        assert [each.pid for each in gateway.processes("gateway worker")] == before
+        file.write_text("[auth]\nadmin_tokens = ['secret']\n")
+        gateway.process.send_signal(signal.SIGHUP)
+        await until(lambda: _is_closed_to_strangers(gateway.url))
+
+
+async def _is_closed_to_strangers(url: str) -> bool:
+    async with aiohttp.ClientSession() as client, client.get(f"{url}/workspaces") as answer:
+        return answer.status == 401
+
+
+async def test_open_event_streams_are_broken_off_at_the_drain_limit(
+    tmp_path: Path, dsn: str, agent: Agent
+) -> None:
+    cancelled = asyncio.Event()
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await answer.prepare(request)
+        await answer.write(b"data: 1\n\n")
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        return answer
+
+    agent.respond = respond
+    variables = {"GATEWAY_DATABASE__DSN": dsn, "GATEWAY_SERVER__DRAIN_TIMEOUT_S": "0.5"}
+    async with serving(tmp_path, **variables) as gateway, aiohttp.ClientSession() as client:
+        await register(gateway.url, "w", agent.url)
+        async with client.get(f"{gateway.url}/workspaces/w/a2a") as answer:
+            assert await answer.content.readany() == b"data: 1\n\n"
+            assert await gateway.stop() == 0
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await answer.content.readany()
+        async with asyncio.timeout(5):
+            await cancelled.wait()
+
+
+async def test_event_stream_that_ends_within_the_limit_is_complete(
+    tmp_path: Path, dsn: str, agent: Agent
+) -> None:
+    may_end = asyncio.Event()
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await answer.prepare(request)
+        await answer.write(b"data: 1\n\n")
+        await may_end.wait()
+        await answer.write(b"data: 2\n\n")
+        return answer
+
+    agent.respond = respond
+    async with (
+        serving(tmp_path, GATEWAY_DATABASE__DSN=dsn) as gateway,
+        aiohttp.ClientSession() as client,
+    ):
+        await register(gateway.url, "w", agent.url)
+        async with client.get(f"{gateway.url}/workspaces/w/a2a") as answer:
+            assert await answer.content.readany() == b"data: 1\n\n"
+            stopping = asyncio.create_task(gateway.stop())
+            await until(lambda: _refuses_connections(gateway.url))
+            may_end.set()
+            assert await answer.content.read() == b"data: 2\n\n"
+        assert await stopping == 0
+
+
+async def _refuses_connections(url: str) -> bool:
+    try:
+        async with aiohttp.ClientSession() as client, client.get(f"{url}/readyz"):
+            return False
+    except aiohttp.ClientConnectorError:
+        return True
