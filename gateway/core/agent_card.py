@@ -46,8 +46,6 @@ _MAIN_MEMBERS = {"url": "url", "preferredtransport": "preferredTransport"}
 # With a `url`, these tell a card from a configuration for push notifications.
 _CARD_MEMBERS = frozenset({"skills", "capabilities", "defaultinputmodes", "protocolversion"})
 
-_ENTITY_TAG = re.compile(r'"[\x21\x23-\x7e\x80-\xff]*"')
-
 
 def is_well_known_path(path: str) -> bool:
     """Whether the decoded path below the workspace is where an agent's own card is looked for."""
@@ -125,13 +123,14 @@ def rewrite_rpc_answer(answer: object, agent_url: str, public_base: str) -> obje
 
 def etag(body: bytes) -> str:
     """A strong entity tag of exactly these bytes (RFC 9110 section 8.8.3)."""
-    return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    return f'"{hashlib.sha256(body).hexdigest()}"'
 
 
 def is_matched(if_none_match: Iterable[str], tag: str) -> bool:
-    """Whether the field lines of If-None-Match name the strong `tag` (RFC 9110 section 13.1.2)."""
-    # Weak comparison: what stands before the quotes does not count.
-    return any(line.strip() == "*" or tag in _ENTITY_TAG.findall(line) for line in if_none_match)
+    """Whether the field lines of If-None-Match name a `tag` of ours (RFC 9110 section 13.1.2)."""
+    # Weak comparison: what stands before the quotes does not count. A tag holds no quotes, so a
+    # quoted one found in a list is one of its members.
+    return any(line.strip() == "*" or tag in line for line in if_none_match)
 
 
 def _rewrite_result(answer: object, agent_url: str, public_base: str) -> Card | None:

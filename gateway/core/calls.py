@@ -48,9 +48,11 @@ FREE_HTTP_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 Members = Sequence[tuple[str, object]]
 
 _FREE_REST_POST = re.compile(r"/tasks/[^/]+(:cancel|:subscribe|/pushNotificationConfigs)")
-_REST_PATH = re.compile(
-    r"/message:(send|stream)|/tasks(/[^/]+(:[a-z]+|/pushNotificationConfigs)?)?"
-)
+_REST_PATH = re.compile(r"/tasks(/[^/]+(:[a-z]+|/pushNotificationConfigs)?)?")
+
+# Wherever it stands: Express matches a path whatever its case and with a slash at its end, servlet
+# containers cut off what follows a semicolon. A body that is free must not hide such a path.
+_SEND_PATH = re.compile(r"message:(send|stream)", re.IGNORECASE)
 
 
 class Form(StrEnum):
@@ -77,18 +79,21 @@ def is_free_by_method(http_method: str) -> bool:
 
 def read_call(http_method: str, path: str, body: bytes | None) -> Call:
     """Read a call: `path` is decoded and below the workspace; `body` is None if unreadable."""
-    if is_rest_path(path):
-        is_free = http_method == "POST" and _ends_with(_FREE_REST_POST, path)
-        return Call(Form.REST, is_free or is_free_by_method(http_method))
     members = _read_members(body)
+    is_free = is_free_by_method(http_method)
+    if is_rest_path(path):
+        return Call(Form.REST, is_free or _is_free_rest(http_method, path, members))
     form = Form.JSON_RPC if _is_rpc(members, body) else Form.PLAIN
-    is_free = is_free_by_method(http_method) or _is_free_rpc(members)
-    return Call(form, is_free, _rpc_id(members))
+    return Call(form, is_free or _is_free_rpc(members), _rpc_id(members))
 
 
 def is_rest_path(path: str) -> bool:
     """Whether the path is one of A2A's REST binding, below whatever prefix the agent has."""
-    return _ends_with(_REST_PATH, path)
+    return _is_send_path(path) or _ends_with(_REST_PATH, path)
+
+
+def _is_send_path(path: str) -> bool:
+    return _SEND_PATH.search(path) is not None
 
 
 def _ends_with(pattern: re.Pattern[str], path: str) -> bool:
@@ -96,10 +101,21 @@ def _ends_with(pattern: re.Pattern[str], path: str) -> bool:
     return any(pattern.fullmatch(path, at) for at, sign in enumerate(path) if sign == "/")
 
 
+def _is_free_rest(http_method: str, path: str, members: Members | None) -> bool:
+    if http_method != "POST" or _is_send_path(path) or not _ends_with(_FREE_REST_POST, path):
+        return False
+    # An agent may take JSON-RPC at any path: then the body decides what it does.
+    return members is not None and (not _methods(members) or _is_free_rpc(members))
+
+
 def _is_free_rpc(members: Members | None) -> bool:
     # Two spellings of one member: which of them the agent obeys is its parser's business.
-    methods = [value for name, value in members or () if name.casefold() == "method"]
+    methods = _methods(members or ())
     return len(methods) == 1 and isinstance(methods[0], str) and methods[0] in FREE_RPC_METHODS
+
+
+def _methods(members: Members) -> Sequence[object]:
+    return [value for name, value in members if name.casefold() == "method"]
 
 
 def _is_rpc(members: Members | None, body: bytes | None) -> bool:
@@ -122,9 +138,14 @@ def _rpc_id(members: Members | None) -> str | int | float | None:
 
 
 def _read_members(body: bytes | None) -> Members | None:
-    """The members of the one object that `body` is, doubles included; None for all else."""
+    """The members of the one object that `body` is, doubles included; None for all else.
+
+    No body has no members.
+    """
     if body is None:
         return None
+    if body == b"":
+        return ()
     try:
         value = json.loads(
             body.decode(), object_pairs_hook=_Members, parse_constant=_refuse_constant

@@ -1,15 +1,18 @@
-"""The request target of a call, read once: the budget and the forwarding use the same value.
+"""Where a call goes: its request target, and the URL at which an agent listens, each read once.
 
-RFC 9112 section 3.2. The tail is forwarded byte for byte, so nothing may stand in it that the
-agent could resolve to another place than the one that was checked.
+RFC 9112 section 3.2. The budget and the forwarding use the same value. The tail is forwarded byte
+for byte, so nothing may stand in it that the agent could resolve to another place than the one
+that was checked.
 """
 
 import re
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from gateway.core.errors import BadRequest, NotFound
+from gateway.core.errors import BadGateway, BadRequest, NotFound
 from gateway.core.workspaces import is_workspace_id
+
+PORT_MAX = 65535
 
 # A client that joins the card's path to the workspace's address by the rules for URLs drops /a2a.
 _CALL_PATH = re.compile(
@@ -19,6 +22,17 @@ _CALL_PATH = re.compile(
 _AUTHORITY = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 _AMBIGUOUS = re.compile(r"//|\\|#|%2f|%5c|%00|[\x00-\x20\x7f]", re.IGNORECASE)
 _DOT_SEGMENT = re.compile(r"(^|/)(\.|%2e){1,2}(/|;|$)", re.IGNORECASE)
+
+# What every reader of URLs takes apart in the same way: visible ASCII, and no user, fragment,
+# backslash, zone or encoded host, any of which makes one reader's host another reader's path.
+_AGENT_URL = re.compile(
+    r"(?=[!-~]+\Z)"
+    r"(?P<origin>https?://(?P<host>[a-z0-9._~-]+|\[[0-9a-f.]*:[0-9a-f:.]*\])"
+    r"(:(?P<port>[0-9]{1,5}))?)"
+    r"(?P<path>(/[^?#\\]*)?)"
+    r"(\?(?P<query>[^#\\]*))?",
+    re.ASCII | re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +51,35 @@ class CallTarget:
     def upstream_url(self, agent_url: str) -> str:
         """The agent's URL with the tail and the query of this call.
 
-        A registered URL may bring a query of its own; the call's comes behind it.
+        A registered URL may bring a query of its own; the call's comes behind it. Raises BadGateway
+        for a URL that could not be registered: another hand than ours may have stored it.
         """
-        base, _, own_query = agent_url.partition("?")
-        path = base.rstrip("/") + self.tail if self.tail else base
-        query = "&".join(part for part in (own_query, self.query) if part)
-        return f"{path}?{query}" if query else path
+        try:
+            agent = read_agent_url(agent_url)
+        except ValueError:
+            raise BadGateway("The agent's stored URL cannot be called.") from None
+        path = agent.path.rstrip("/") + self.tail if self.tail else agent.path
+        query = "&".join(part for part in (agent.query, self.query) if part)
+        return f"{agent.origin}{path}?{query}" if query else agent.origin + path
+
+
+@dataclass(frozen=True, slots=True)
+class AgentUrl:
+    """A URL at which an agent may listen, taken apart; `host` is without brackets."""
+
+    origin: str
+    host: str
+    path: str
+    query: str
+
+
+def read_agent_url(url: str) -> AgentUrl:
+    """Take an agent's URL apart. Raises ValueError for one that not every reader reads alike."""
+    match = _AGENT_URL.fullmatch(url)
+    if match is None or not 0 < int(match["port"] or 80) <= PORT_MAX:
+        raise ValueError("not the URL of an agent")
+    host = match["host"].strip("[]")
+    return AgentUrl(match["origin"], host, match["path"], match["query"] or "")
 
 
 def read_call_target(target: str) -> CallTarget:

@@ -14,10 +14,12 @@ from typing import Any
 from gateway.core.errors import BadGateway
 from gateway.core.networks import Network, is_allowed, read_address
 
+# What core.target.AgentUrl can be, with the tail and the query of a call behind it.
 _URL = re.compile(
-    r"(?P<scheme>https?)://(?P<authority>(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^/?#:@\[\]]+))"
-    r"(?::(?P<port>\d*))?)(?P<path>[^?#]*)(?P<query>\?[^#]*)?",
-    re.IGNORECASE,
+    r"(?=[!-~]+\Z)(?P<scheme>https?)://"
+    r"(?P<authority>(?P<host>[a-z0-9._~-]+|\[[0-9a-f.:]+\])(?::(?P<port>[0-9]{1,5}))?)"
+    r"(?P<path>(?:/[^?#]*)?)(?P<query>(?:\?[^#]*)?)",
+    re.ASCII | re.IGNORECASE,
 )
 
 # As getaddrinfo gives them, and as connections are made to them.
@@ -34,23 +36,24 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class AgentUrl:
-    """A URL to send a request to: whom to connect to, and what to put into the request."""
+class Destination:
+    """Where a request goes: whom to connect to, and what to put into the request."""
 
     origin: Origin
     authority: str
     target: str
 
 
-def read_agent_url(url: str) -> AgentUrl:
+def read_destination(url: str) -> Destination:
     """The parts of a URL. Raises BadGateway for one that a connection cannot be made from."""
     match = _URL.fullmatch(url)
-    is_tls = match is not None and match["scheme"].lower() == "https"
-    port = int((match and match["port"]) or (443 if is_tls else 80))
-    if match is None or not 0 < port < 65536:
-        raise BadGateway("The agent's registered URL cannot be used.")
-    origin = Origin(is_tls, match["v6"] or match["host"], port)
-    return AgentUrl(origin, match["authority"], (match["path"] or "/") + (match["query"] or ""))
+    if match is None:
+        raise BadGateway("The agent's URL cannot be called.")
+    is_tls = match["scheme"].lower() == "https"
+    origin = Origin(
+        is_tls, match["host"].strip("[]"), int(match["port"] or (443 if is_tls else 80))
+    )
+    return Destination(origin, match["authority"], (match["path"] or "/") + match["query"])
 
 
 async def resolve(origin: Origin, allowed: Sequence[Network]) -> Addresses:

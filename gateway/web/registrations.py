@@ -7,10 +7,10 @@ from typing import Any
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
-from yarl import URL
 
 from gateway.core.errors import BadRequest
 from gateway.core.networks import Network, is_allowed, read_address
+from gateway.core.target import read_agent_url
 from gateway.core.workspaces import Registration, is_workspace_id
 from gateway.web.access import new_token, token_sha256
 from gateway.web.json_body import json_response, parse, read_object
@@ -55,17 +55,12 @@ async def require_allowed_url(text: str, allowed: Sequence[Network]) -> None:
     Connections are checked again when they are made, because a name may change its addresses.
     """
     try:
-        url = URL(text)
-        host, port = url.host, url.port
+        host = read_agent_url(text).host
     except ValueError:
-        raise BadRequest("url: must be an http or https URL.") from None
-    if url.scheme not in ("http", "https") or not host or port == 0:
-        raise BadRequest("url: must be an http or https URL with a host.")
-    if url.user is not None or url.password is not None or url.fragment or "\\" in text:
-        raise BadRequest("url: must not have a user, a password, a fragment or a backslash.")
-    # RFC 3986 section 2: everything else is percent-encoded, and would reach the agent as it is.
-    if not all("!" <= character <= "~" for character in text):
-        raise BadRequest("url: must have visible ASCII characters only.")
+        raise BadRequest(
+            "url: must be an http or https URL in visible ASCII characters, "
+            "without a user, a password, a fragment or a backslash."
+        ) from None
     for address in await _resolve(host):
         if not is_allowed(read_address(address), allowed):
             raise BadRequest("url: its host is not in a network that agents may live in.")

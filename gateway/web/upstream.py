@@ -15,7 +15,7 @@ from aiohttp.streams import StreamReader
 
 from gateway.core.errors import BadGateway, GatewayError, GatewayTimeout
 from gateway.core.networks import Network
-from gateway.web.agent_address import AgentUrl, read_agent_url
+from gateway.web.agent_address import Destination, read_destination
 from gateway.web.agent_connection import AgentConnection, AnswerHead
 from gateway.web.agent_pool import AgentPool
 
@@ -75,21 +75,21 @@ class Upstream:
 
         Raises BadGateway, GatewayTimeout, and what reading the request's body raises.
         """
-        url = read_agent_url(request.url)
-        connection = await self._pool.take(url.origin)
+        destination = read_destination(request.url)
+        connection = await self._pool.take(destination.origin)
         try:
-            message, body = await self._first_byte(connection, request, url)
+            message, body = await self._first_byte(connection, request, destination)
             fields = [(name.decode(), value.decode()) for name, value in message.raw_headers]
             yield UpstreamAnswer(message.code, message.reason, fields, self._chunks(body))
         finally:
-            self._pool.give_back(url.origin, connection)
+            self._pool.give_back(destination.origin, connection)
 
     async def _first_byte(
-        self, connection: AgentConnection, request: UpstreamRequest, url: AgentUrl
+        self, connection: AgentConnection, request: UpstreamRequest, destination: Destination
     ) -> AnswerHead:
         deadline = _FirstByteDeadline(connection, self._settings.first_byte_timeout_s)
         try:
-            return await _send(connection, request, url, deadline.restart)
+            return await _send(connection, request, destination, deadline.restart)
         finally:
             deadline.stop()
 
@@ -137,13 +137,13 @@ class _FirstByteDeadline:
 def _send(
     connection: AgentConnection,
     request: UpstreamRequest,
-    url: AgentUrl,
+    destination: Destination,
     on_part: Callable[[], None],
 ) -> asyncio.Future[AnswerHead]:
     """Send the request; a body that is still arriving follows while the answer is awaited."""
     body = request.body
     is_chunked = body is not None and not _has_length(request.headers)
-    data = _head(request, url, is_chunked)
+    data = _head(request, destination, is_chunked)
     if isinstance(body, bytes):
         data += _framed(body, is_chunked) + _end(is_chunked)
         body = None
@@ -157,8 +157,8 @@ def _has_length(headers: Headers) -> bool:
     return any(name.lower() == "content-length" for name, _ in headers)
 
 
-def _head(request: UpstreamRequest, url: AgentUrl, is_chunked: bool) -> bytes:
-    lines = [f"{request.method} {url.target} HTTP/1.1", f"Host: {url.authority}"]
+def _head(request: UpstreamRequest, destination: Destination, is_chunked: bool) -> bytes:
+    lines = [f"{request.method} {destination.target} HTTP/1.1", f"Host: {destination.authority}"]
     lines += [f"{name}: {value}" for name, value in request.headers]
     if is_chunked:
         lines.append("Transfer-Encoding: chunked")

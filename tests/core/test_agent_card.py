@@ -32,6 +32,7 @@ ASKED_AS_IT_IS = [
     "/v1/extendedAgentCard",
     "/v1/card",  # 0.3 and 0.2
     "/card",  # the same, if the agent registered with its /v1
+    "/card/",
     "/rest/v1/card",  # a prefix of the agent's
     "/agent/authenticatedExtendedCard",  # 0.2
     "/v1/agent/authenticatedExtendedAgentCard",  # as the SDK's 0.3 handler calls it
@@ -68,6 +69,7 @@ def test_other_path_that_may_name_a_card_is_told_from_the_well_known_ones(path: 
         "/v1/discard",
         "/myextendedAgentCard",
         "/.well-known/agent-cardxjson",  # a dot is a dot
+        "/xwell-known/agent.json",
         "/.well-known/openid-configuration",
         "/agent-card.json",
         "/extendedAgentCard\n",  # `$` would let it pass
@@ -371,6 +373,11 @@ GRPC = {"url": "http://10.0.0.7:50051", "transport": "GRPC"}
         (
             {"url": "a:1", "preferred_transport": "GRPC", "additional_interfaces": [REST]},
             f"{BASE}/v1",
+            "HTTP+JSON",
+        ),
+        (
+            {"url": "a:1", "additionalInterfaces": [{"URL": AGENT, "Transport": "HTTP+JSON"}]},
+            BASE,
             "HTTP+JSON",
         ),
     ],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.core.calls import read_call
+from gateway.core.calls import Form, read_call
 
 GET_TASK = '{"jsonrpc": "2.0", "method": "tasks/get"}'
 
@@ -58,3 +58,65 @@ def test_body_that_is_not_surely_one_free_call_is_refused(body: bytes | None) ->
 def test_member_named_method_in_another_case_counts_as_the_method() -> None:
     assert read_call("POST", "", b'{"Method": "tasks/get"}').is_free
     assert not read_call("POST", "", b'{"Method": "message/send"}').is_free
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/message:send",
+        "/v1/message:stream",
+        # What laxer routers than ours take for the same.
+        "/message:send/",
+        "/Message:Send",
+        "/v1/MESSAGE:STREAM/",
+        "/message:send;v=1",
+        "/message:send;v=/rpc",
+        "/message:send?/rpc",  # a question mark that was encoded
+        "/message:send.json",
+        "/message:send\n",
+        "/message:sends",
+    ],
+)
+def test_body_of_a_free_call_does_not_hide_the_path_of_a_send(path: str) -> None:
+    call = read_call("POST", path, GET_TASK.encode())
+    assert (call.form, call.is_free) == (Form.REST, False)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/message:send/tasks/1:cancel",
+        "/message:send;/tasks/1:cancel",
+        "/message:send?x=/tasks/1:cancel",
+        "/Message:Stream/tasks/1:subscribe",
+        "/tasks/message:send/pushNotificationConfigs",
+    ],
+)
+def test_path_that_ends_as_a_free_one_does_not_hide_a_send(path: str) -> None:
+    call = read_call("POST", path, b"{}")
+    assert (call.form, call.is_free) == (Form.REST, False)
+
+
+@pytest.mark.parametrize(
+    ("body", "is_free"),
+    [
+        (b"", True),
+        (b"{}", True),
+        (b'{"id": "1", "metadata": {"method": "message/send"}}', True),
+        (GET_TASK.encode(), True),  # free whichever of the two the agent obeys
+        # An agent that takes JSON-RPC at any path obeys the body.
+        (b'{"jsonrpc": "2.0", "method": "message/send"}', False),
+        (b'{"Method": "message/send"}', False),
+        (b'{"method": "tasks/get", "method": "message/send"}', False),
+        (b'[{"method": "message/send"}]', False),
+        (b'{"method": "message/send", "id": NaN}', False),
+        ('{"method": "message/send"}'.encode("utf-16"), False),
+        (None, False),  # coded, or over 1 MiB
+    ],
+)
+@pytest.mark.parametrize("tail", [":cancel", ":subscribe", "/pushNotificationConfigs"])
+def test_path_that_is_free_does_not_hide_a_body_that_sends(
+    tail: str, body: bytes | None, is_free: bool
+) -> None:
+    call = read_call("POST", f"/tasks/1{tail}", body)
+    assert (call.form, call.is_free) == (Form.REST, is_free)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from gateway.core.errors import BadRequest, NotFound
-from gateway.core.target import CallTarget, read_call_target
+from gateway.core.errors import BadGateway, BadRequest, NotFound
+from gateway.core.target import AgentUrl, CallTarget, read_agent_url, read_call_target
 
 CALL = "/workspaces/w/a2a"
 UUID = "5f3c2a9e-8d1b-4c6f-9a7e-0b1c2d3e4f50"
@@ -156,3 +156,75 @@ def test_agent_gets_its_url_with_tail_and_query(
     agent_url: str, tail: str, query: str, url: str
 ) -> None:
     assert CallTarget("w", tail, query).upstream_url(agent_url) == url
+
+
+@pytest.mark.parametrize(
+    ("url", "origin", "host", "path", "query"),
+    [
+        ("http://127.0.0.1", "http://127.0.0.1", "127.0.0.1", "", ""),
+        ("http://a.b-c_d~1:65535/", "http://a.b-c_d~1:65535", "a.b-c_d~1", "/", ""),
+        ("HTTPS://Agent.example.", "HTTPS://Agent.example.", "Agent.example.", "", ""),
+        ("http://[::1]:1/rpc", "http://[::1]:1", "::1", "/rpc", ""),
+        ("http://[::FFFF:127.0.0.1]", "http://[::FFFF:127.0.0.1]", "::FFFF:127.0.0.1", "", ""),
+        ("http://a?", "http://a", "a", "", ""),
+        ("http://a?b=/c@d?e:f", "http://a", "a", "", "b=/c@d?e:f"),
+        ("http://a/%C3%A9/../;v=1,2//@b:c?{}", "http://a", "a", "/%C3%A9/../;v=1,2//@b:c", "{}"),
+    ],
+)
+def test_url_of_an_agent_is_taken_apart(
+    url: str, origin: str, host: str, path: str, query: str
+) -> None:
+    assert read_agent_url(url) == AgentUrl(origin, host, path, query)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "a", "a:80", "//a", "/a", "http:", "http:/a", "http:a", "http://", "http:///a"),
+        *(
+            "ws://a",
+            "ftp://a",
+            "file:///a",
+            "http+unix://a",
+            "xhttp://a",
+            " http://a",
+            "http\n://a",
+        ),
+        *("http://a@b", "http://a:b@c", "http://@a", "http://a/\\b", "http://a\\@b", "http:\\\\a"),
+        *(
+            "http://a#",
+            "http://a#@b",
+            "http://a/#b",
+            "http://a?b\\c",
+            "http://a/\n",
+            "http://a?b#c",
+        ),
+        *("http://a:0", "http://a:00000", "http://a:65536", "http://a:000080", "http://a:"),
+        *(
+            "http://a:+80",
+            "http://a:8_0",
+            "http://a:-1",
+            "http://a:80x",
+            "http://a:8:8",
+            "http://:80",
+        ),
+        *("http://a:\uff18\uff10", "http://\u2460", "http://\u017f", "http://é", "http://a/é"),
+        *("http://a ", "http://a b", "http://a/ ", "http://a/\t", "http://a\n", "http://a/\r\nb:c"),
+        *("http://a/\0", "http://a/\x7f", "http://a?\x85", "http://a/\u2028", "http://a/\ud800"),
+        *("http://%61", "http://a%2fb", "http://a,b", "http://a;b", "http://*", "http://a|b"),
+        *(
+            "http://[::1",
+            "http://::1",
+            "http://[]",
+            "http://[127.0.0.1]",
+            "http://[a]",
+            "http://[::g]",
+        ),
+        *("http://[fe80::1%25lo]", "http://[fe80::1%lo]", "http://[::1]a", "http://a[::1]"),
+    ],
+)
+def test_url_that_not_every_reader_reads_alike_is_none_of_an_agent(url: str) -> None:
+    with pytest.raises(ValueError, match="not the URL of an agent"):
+        read_agent_url(url)
+    with pytest.raises(BadGateway):
+        CallTarget("w", "/x", "").upstream_url(url)
