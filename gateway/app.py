@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from functools import partial
 
 from aiohttp import web
 
@@ -14,12 +13,13 @@ from gateway.storage.ledger import Ledger
 from gateway.storage.registry import Registry
 from gateway.storage.tokens import Tokens
 from gateway.storage.workspace_key import WorkspaceKeys
-from gateway.web import expectation, forwarding, heartbeats, ops, proxy, registrations, workspaces
+from gateway.web import forwarding, heartbeats, ops, proxy, registrations, workspaces
 from gateway.web.access import Access, token_sha256
 from gateway.web.admission import Admissions
 from gateway.web.calls_under_way import CallsUnderWay
 from gateway.web.metrics import Metrics
 from gateway.web.problems import answer_errors
+from gateway.web.request_gate import refuse_faulty
 from gateway.web.request_id import answer_request_id, carry_request_id
 from gateway.web.services import SERVICES, Services
 from gateway.web.upstream import Upstream, UpstreamSettings
@@ -30,7 +30,7 @@ def create_app(config: Config, keys: WorkspaceKeys) -> web.Application:
 
     `keys` are those of the migrated database that `config` names.
     """
-    app = web.Application(middlewares=[carry_request_id, answer_errors])
+    app = web.Application(middlewares=[carry_request_id, refuse_faulty, answer_errors])
     app.on_response_prepare.append(answer_request_id)
     app.on_response_prepare.append(forwarding.remove_added_fields)
     app.on_response_prepare.append(close_when_draining)
@@ -43,9 +43,7 @@ def create_app(config: Config, keys: WorkspaceKeys) -> web.Application:
 
 def add_routes(router: web.UrlDispatcher) -> None:
     """Every route of the gateway."""
-    # aiohttp's own answer to an expectation repeats what was sent.
-    add = partial(router.add_route, expect_handler=expectation.continue_if_expected)
-    get = partial(router.add_get, expect_handler=expectation.continue_if_expected)
+    add, get = router.add_route, router.add_get
     get("/healthz", ops.get_health)
     get("/readyz", ops.get_readiness)
     get("/metrics", ops.get_metrics)
@@ -61,7 +59,7 @@ def add_routes(router: web.UrlDispatcher) -> None:
     for name in ("agent-card.json", "agent.json"):
         get(f"/workspaces/{{id}}/.well-known/{name}", proxy.proxy_call)
     for path in ("/workspaces/{id}/a2a", "/workspaces/{id}/a2a/{tail:.*}"):
-        router.add_route("*", path, proxy.proxy_call, expect_handler=expectation.leave_expectation)
+        add("*", path, proxy.proxy_call)
 
 
 def create_services(config: Config, keys: WorkspaceKeys) -> Services:

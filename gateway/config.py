@@ -52,7 +52,7 @@ class Section(BaseModel):
 
 
 class Server(Section):
-    """Where the gateway listens."""
+    """Where the gateway listens, and what its callers' connections may take."""
 
     host: str = "127.0.0.1"
     port: int = Field(8080, ge=0, le=65535)
@@ -62,6 +62,9 @@ class Server(Section):
     trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], BeforeValidator(_split_commas)] = ()
     drain_delay_s: float = Field(0.4, ge=0, le=3600)
     drain_timeout_s: float = Field(30, ge=0, le=3600)
+    header_timeout_s: float = Field(10, gt=0, le=3600)
+    keepalive_timeout_s: float = Field(75, gt=0, le=86_400)
+    connections_max: int = Field(10_000, ge=1, le=1_000_000)
 
     @property
     def trusted_networks(self) -> tuple[Network, ...]:

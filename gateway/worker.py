@@ -6,6 +6,7 @@ more connections, serves those that it has, and ends when the last call did.
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 from contextlib import suppress
@@ -70,15 +71,25 @@ async def serve_accepted(runner: web.AppRunner, connections: list[socket.socket]
 
 def create_runner(app: web.Application, config: Config) -> web.AppRunner:
     """The server around the application, with the options that a proxy needs."""
+    raise_file_limit()
     return Runner(
         app,
         access_log=None,
+        connections_max=config.server.connections_max,
+        header_timeout_s=config.server.header_timeout_s,
+        keepalive_timeout=config.server.keepalive_timeout_s,
         # A coded body goes to the agent as it came.
         auto_decompress=False,
         # A caller who leaves ends the agent's work, and the money with it.
         handler_cancellation=True,
         shutdown_timeout=config.server.drain_timeout_s,
     )
+
+
+def raise_file_limit() -> None:
+    """Let this process open all the files that it may: every call needs two sockets."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def stop_signal(lifeline: int) -> None:

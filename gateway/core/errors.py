@@ -4,7 +4,7 @@ The class fixes the status, the instance carries the facts. web/problems.py show
 problem documents (RFC 9457).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 
 class GatewayError(Exception):
@@ -57,6 +57,16 @@ class UnknownWorkspace(NotFound):
         super().__init__("No workspace has this id, or it was removed.")
 
 
+class MethodNotAllowed(GatewayError):
+    """A method that this address does not know; `allowed` are those it does."""
+
+    status = 405
+    title = "Method Not Allowed"
+
+    def __init__(self, allowed: Iterable[str]) -> None:
+        super().__init__("This address does not know this method.", {"Allow": ", ".join(allowed)})
+
+
 class Conflict(GatewayError):
     """The database holds something that does not go together with the request."""
 
@@ -78,6 +88,27 @@ class ContentTooLarge(GatewayError):
     title = "Content Too Large"
 
 
+class TargetTooLong(GatewayError):
+    """A request target over its limit."""
+
+    status = 414
+    title = "URI Too Long"
+
+
+class HeaderTooLarge(GatewayError):
+    """A header field over its limit, or too many of them (RFC 6585 section 5)."""
+
+    status = 431
+    title = "Request Header Fields Too Large"
+
+
+class CodingNotImplemented(GatewayError):
+    """A transfer coding other than chunked (RFC 9112 section 6.1)."""
+
+    status = 501
+    title = "Not Implemented"
+
+
 class BadGateway(GatewayError):
     """The agent refused the connection, broke off, or spoke no HTTP."""
 
@@ -90,6 +121,20 @@ class GatewayTimeout(GatewayError):
 
     status = 504
     title = "Gateway Timeout"
+
+
+class VersionNotSupported(GatewayError):
+    """A version of HTTP other than 1.0 and 1.1."""
+
+    status = 505
+    title = "HTTP Version Not Supported"
+
+
+class LoopDetected(GatewayError):
+    """A call that came back to where it was before (RFC 5842 section 7.2)."""
+
+    status = 508
+    title = "Loop Detected"
 
 
 class Unavailable(GatewayError):
@@ -108,10 +153,3 @@ class StorageUnavailable(Unavailable):
     def __init__(self, cause: str) -> None:
         super().__init__("The database cannot answer at the moment.", retry_after_s=5)
         self.cause = cause
-
-
-class LoopDetected(GatewayError):
-    """A call that came back to where it was before (RFC 5842 section 7.2)."""
-
-    status = 508
-    title = "Loop Detected"

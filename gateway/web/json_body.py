@@ -9,6 +9,7 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from gateway.core.errors import BadRequest, ContentTooLarge, RequestTimeout
+from gateway.web.expectation import continue_if_expected
 
 DEPTH_MAX = 64
 READ_TIMEOUT_S = 10.0
@@ -28,12 +29,16 @@ async def read_object(request: web.Request, bytes_max: int) -> Mapping[str, obje
 
 
 async def read_body(request: web.Request, bytes_max: int) -> bytes:
-    """The whole body. Raises ContentTooLarge as soon as it is over its limit, RequestTimeout."""
+    """The whole body. Raises ContentTooLarge as soon as it is over its limit, RequestTimeout.
+
+    A caller who asked whether to send it is told so here, and not before.
+    """
     if (request.content_length or 0) > bytes_max:
         raise ContentTooLarge(f"The body must not be over {bytes_max} bytes.")
     body = bytearray()
     try:
         async with asyncio.timeout(READ_TIMEOUT_S):
+            await continue_if_expected(request)
             async for chunk in request.content.iter_any():
                 body += chunk
                 if len(body) > bytes_max:

@@ -21,6 +21,15 @@ def problem(error: GatewayError) -> web.Response:
     return _document(error.status, error.title, error.detail, error.headers)
 
 
+def problem_bytes(error: GatewayError) -> bytes:
+    """The whole answer for one of our errors as it is sent, for where there is no request yet."""
+    answer = problem(error)
+    end_connection(answer)
+    head = [f"HTTP/1.1 {error.status} {error.title}", f"Content-Length: {answer.content_length}"]
+    head += [f"{name}: {value}" for name, value in answer.headers.items()]
+    return "\r\n".join([*head, "", answer.text or ""]).encode()
+
+
 def _document(status: int, title: str, detail: str, headers: Mapping[str, str]) -> web.Response:
     members = {
         "type": "about:blank",
@@ -37,6 +46,13 @@ def _document(status: int, title: str, detail: str, headers: Mapping[str, str]) 
     )
 
 
+def end_connection(answer: web.StreamResponse) -> None:
+    """Make it the last answer on its connection, and say so (RFC 9112 section 9.6)."""
+    answer.force_close()
+    # aiohttp leaves the field out towards HTTP/1.0.
+    answer.headers["Connection"] = "close"
+
+
 @web.middleware
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn what a handler raises into an answer. After an answer began there is no second one."""
@@ -51,7 +67,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         answer = _document(500, "Internal Server Error", "The gateway made a mistake.", {})
     if not answer.prepared and not request.content.is_eof():
         # What was not read must not be taken for the next request.
-        answer.force_close()
+        end_connection(answer)
     return answer
 
 

@@ -256,6 +256,16 @@ async def test_card_of_the_agent_needs_no_database(
     assert (answer.status, "Retry-After" in answer.headers) == (503, True)
 
 
+async def test_agent_that_is_away_is_told_of_before_a_database_that_is_away_too(
+    dsn: str, stack: AsyncExitStack
+) -> None:
+    wire = await stack.enter_async_context(open_wire(dsn))
+    gateway = await stack.enter_async_context(run_gateway(wire.dsn))
+    await register(gateway, NOBODY, card_at(NOBODY))
+    wire.cut()
+    assert (await gateway.json("GET", CARD_PATH))[0] == 502
+
+
 @pytest.mark.parametrize("path", [CARD_PATH, "/workspaces/w/.well-known/agent.json"])
 async def test_workspace_that_is_not_there_has_no_card(gateway: Gateway, path: str) -> None:
     assert (await gateway.json("GET", path))[0] == 404
@@ -380,18 +390,24 @@ async def test_agent_without_a_card_has_the_one_that_it_registered_with(
     assert (answer.status, json.loads(body)) == (200, card_at(public(gateway)))
 
 
+@pytest.mark.parametrize("registered", [None, {}])
 async def test_agent_without_any_card_is_a_404(
-    gateway: Gateway, agent: Agent, address: str
+    gateway: Gateway, agent: Agent, address: str, registered: object
 ) -> None:
-    serve(agent, {})
-    await register(gateway, address)
+    # One place that cannot be read does not make an agent that answers one that is away.
+    large = Page({"name": "x" * (agent_cards.CARD_BYTES_MAX + 1)})
+    serve(agent, {"/base/.well-known/agent-card.json": large})
+    await register(gateway, address, registered)
     answer, body = await get(gateway, CARD_PATH)
     assert answer.status == 404
     assert json.loads(body)["detail"] == "This workspace's agent has no card."
 
 
-async def test_agent_that_is_away_and_registered_without_a_card_is_a_502(gateway: Gateway) -> None:
-    await register(gateway, NOBODY)
+@pytest.mark.parametrize("registered", [None, {}])
+async def test_agent_that_is_away_and_registered_without_a_card_is_a_502(
+    gateway: Gateway, registered: object
+) -> None:
+    await register(gateway, NOBODY, registered)
     assert (await gateway.json("GET", CARD_PATH))[0] == 502
 
 
@@ -434,6 +450,8 @@ async def test_card_has_a_tag_of_its_own_and_is_not_sent_again_to_who_has_it(
         ("Vary", "A2A-Version"),
         ("Content-Digest", "sha-256=:AA==:"),
         ("Accept-Ranges", "bytes"),
+        ("Connection", "X-Hop"),
+        ("X-Hop", "from the agent to the gateway"),
         ("X-Agent", "yes"),
     ]
     page = Page(card_at(address), headers=headers)
@@ -442,7 +460,7 @@ async def test_card_has_a_tag_of_its_own_and_is_not_sent_again_to_who_has_it(
     first, _ = await get(gateway, CARD_PATH)
     tag = first.headers["ETag"]
     assert (tag[0], first.headers["X-Agent"]) == ('"', "yes")
-    assert not {"Last-Modified", "Content-Digest", "Accept-Ranges"} & set(first.headers)
+    assert not {"Last-Modified", "Content-Digest", "Accept-Ranges", "X-Hop"} & set(first.headers)
     for value in (tag, f"W/{tag}", f'"x", {tag}', "*"):
         again, body = await get(gateway, CARD_PATH, {"If-None-Match": value})
         assert (again.status, body, again.headers["ETag"]) == (304, b"", tag)
@@ -636,36 +654,75 @@ async def test_extended_card_over_json_rpc_is_rewritten_for_a_caller_who_takes_c
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "coding"),
     [
-        b'{"jsonrpc": "2.0", "id": 1,  "result": {"id": "t", "status": {"state": "working"}}}\n',
-        b'{"jsonrpc": "2.0", "id": 1, "error": {"code": -32007, "message": "none"}}',
-        b"not JSON",
-        b"",
-        b'{"result": "' + b"x" * (3 * agent_cards.CARD_BYTES_MAX) + b'"}',
+        (b'{"jsonrpc": "2.0", "id": 1,  "result": {"id": "t", "status": {}}}\n', "identity"),
+        (b'{"jsonrpc": "2.0", "id": 1, "error": {"code": -32007, "message": "none"}}', "identity"),
+        (b"not JSON", "identity"),
+        (b"", "identity"),
+        (b'{"result": "' + b"x" * (3 * agent_cards.CARD_BYTES_MAX) + b'"}', "identity"),
+        # What was asked may have cost money, and was most likely no card.
+        (b"coded", "br"),
+        (b"no gzip", "gzip"),
+        (gzip.compress(b'{"result": {"id": "t"}}'), "gzip"),
     ],
-    ids=["task", "error", "not JSON", "empty", "large"],
+    ids=["task", "error", "not JSON", "empty", "large", "br", "no gzip", "gzip"],
 )
 async def test_answer_without_a_card_to_a_question_that_names_one_passes_unchanged(
-    gateway: Gateway, agent: Agent, address: str, body: bytes
+    gateway: Gateway, agent: Agent, address: str, body: bytes, coding: str
 ) -> None:
-    page = Page(body=body, headers=[("ETag", '"agent"'), ("X-Agent", "yes")])
-    serve(agent, {"/base": page})
+    headers = {"ETag": '"agent"', "X-Agent": "yes", "Content-Encoding": coding}
+    serve(agent, {"/base": Page(body=body, headers=list(headers.items()))})
     await register(gateway, address)
     question = {"method": "SendMessage", "params": {"text": "what is GetExtendedAgentCard?"}}
-    async with gateway.client.post(public(gateway), json=question) as answer:
+    async with gateway.client.post(public(gateway), json=question, auto_decompress=False) as answer:
         assert await answer.read() == body
-    assert (answer.headers["ETag"], answer.headers["X-Agent"]) == ('"agent"', "yes")
+    assert {name: answer.headers[name] for name in headers} == headers
 
 
-async def test_event_stream_is_not_held_back_because_the_question_names_a_card(
+async def test_answer_to_a_question_that_names_no_card_is_not_looked_into(
     gateway: Gateway, agent: Agent, address: str
+) -> None:
+    answer = {"jsonrpc": "2.0", "id": 1, "result": card_at(address)}
+    serve(agent, {"/base": Page(answer)})
+    await register(gateway, address)
+    assert await gateway.json("POST", "/workspaces/w/a2a", {"method": "x"}) == (200, answer)
+
+
+async def test_answer_that_is_too_long_for_a_card_is_not_held_back(
+    gateway: Gateway, agent: Agent, address: str
+) -> None:
+    is_read = asyncio.Event()
+    first, last = bytes(agent_cards.CARD_BYTES_MAX + 1), b"last"
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        await request.content.read()
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        await answer.write(first)
+        await is_read.wait()
+        await answer.write(last)
+        return answer
+
+    agent.respond = respond
+    await register(gateway, address)
+    question = {"method": "GetExtendedAgentCard"}
+    async with gateway.client.post(public(gateway), json=question) as answer:
+        async with asyncio.timeout(5):
+            assert await answer.content.readexactly(len(first)) == first
+        is_read.set()
+        assert await answer.content.read() == last
+
+
+@pytest.mark.parametrize("content_type", ["text/event-stream; charset=utf-8", "Text/Event-Stream"])
+async def test_event_stream_is_not_held_back_because_the_question_names_a_card(
+    gateway: Gateway, agent: Agent, address: str, content_type: str
 ) -> None:
     wanted: asyncio.Queue[bytes] = asyncio.Queue()
 
     async def respond(request: web.Request) -> web.StreamResponse:
         await request.content.read()
-        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        answer = web.StreamResponse(headers={"Content-Type": content_type})
         await answer.prepare(request)
         while event := await wanted.get():
             await answer.write(event)
@@ -674,11 +731,13 @@ async def test_event_stream_is_not_held_back_because_the_question_names_a_card(
     agent.respond = respond
     await register(gateway, address)
     question = {"method": "message/stream", "params": {"text": "GetExtendedAgentCard"}}
-    async with gateway.client.post(public(gateway), json=question) as answer:
+    async with (
+        asyncio.timeout(5),
+        gateway.client.post(public(gateway), json=question) as answer,
+    ):
         for number in range(3):
             event = b"data: %d\n\n" % number
             wanted.put_nowait(event)
-            async with asyncio.timeout(5):
-                assert await answer.content.readany() == event
+            assert await answer.content.readany() == event
         wanted.put_nowait(b"")
         assert await answer.content.read() == b""
