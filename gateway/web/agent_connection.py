@@ -7,6 +7,7 @@ broken, never in doubt: who reads its body gets all of it or an error.
 
 import asyncio
 import re
+import select
 from contextlib import suppress
 
 from aiohttp.base_protocol import BaseProtocol
@@ -20,7 +21,11 @@ HEADER_BYTES_MAX = 64 * 1024
 # What one answer may hold in memory while its caller does not read: twice this, and one read.
 BUFFER_BYTES = 64 * 1024
 
-_HEAD_END = b"\r\n\r\n"
+# The parser takes a bare LF for the end of a line, as RFC 9112 section 2.2 allows.
+_HEAD_END = re.compile(rb"\n\r?\n")
+_FOLD = re.compile(rb"\n[ \t]")
+# The parser passes 2**64 - 1 on as a length without a body, and int() refuses 4,301 digits.
+_LENGTH = re.compile(rb"[0-9]{1,18}")
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -33,6 +38,8 @@ class AgentConnection(BaseProtocol):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._head: asyncio.Future[AnswerHead] | None = None
+        # The last bytes of a head that is not complete.
+        self._head_tail = b""
         self._body: StreamReader | None = None
         self._is_last = False
         # Sends the rest of the request's body, if it had not arrived when the exchange began.
@@ -51,6 +58,19 @@ class AgentConnection(BaseProtocol):
         """Whether neither side closed it."""
         return self.transport is not None and not self.transport.is_closing()
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing came since the answer, neither bytes nor the end.
+
+        It asks the system, because the loop may not have come to read it: a request sent now
+        would be lost, or get an answer that was not meant for it.
+        """
+        if self.transport is None:
+            return False
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket"), select.POLLIN)
+        return not poll.poll(0)
+
     def begin(self, data: bytes, is_head: bool) -> asyncio.Future[AnswerHead]:
         """Send a request's head, maybe with its body; gives the answer once its head is there.
 
@@ -59,6 +79,7 @@ class AgentConnection(BaseProtocol):
         """
         self.sending = None
         self._head = self._loop.create_future()
+        self._head_tail = b""
         self._body = None
         self._parser = HttpResponseParser(
             self,
@@ -102,15 +123,9 @@ class AgentConnection(BaseProtocol):
             self.transport.close() if self._is_answered else self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Read answers. The head goes to the parser by itself.
-
-        If an answer and what must not follow it came in one piece, the parser would keep the
-        answer and tell only of the mistake.
-        """
-        while self._is_head_expected and (end := data.find(_HEAD_END)) >= 0:
-            end += len(_HEAD_END)
-            self._feed(data[:end])
-            data = data[end:]
+        """Read answers, every head by itself."""
+        while data and self._is_head_expected:
+            data = self._feed_head(data)
         if data or not self._is_head_expected:
             self._feed(data)
 
@@ -131,6 +146,24 @@ class AgentConnection(BaseProtocol):
     def _is_head_expected(self) -> bool:
         return self._head is not None and not self._head.done()
 
+    def _feed_head(self, data: bytes) -> bytes:
+        """Give the parser what belongs to one head; returns the rest.
+
+        If an answer and what must not follow it came in one piece, the parser would keep the
+        answer and tell only of the mistake. And it joins folded lines in silence, which RFC 9112
+        sections 2.2 and 5.2 do not allow.
+        """
+        seen = self._head_tail + data
+        end = _HEAD_END.search(seen)
+        seen_bytes = end.end() if end else len(seen)
+        if _FOLD.search(seen, 0, seen_bytes):
+            self.fail(BadGateway("The agent's answer has a line that begins with a space."))
+            return b""
+        head_bytes = seen_bytes - len(self._head_tail)
+        self._head_tail = b"" if end else seen[-2:]
+        self._feed(data[:head_bytes])
+        return data[head_bytes:]
+
     def _feed(self, data: bytes) -> None:
         if self._parser is None or self._is_answered:
             # Nothing was asked (RFC 9112 section 9.2): it may be meant for the next request.
@@ -144,17 +177,19 @@ class AgentConnection(BaseProtocol):
             return
         for message, body in messages:
             self._take(message, body)
+        if self._is_answered and _has_begun_another(self._parser):
+            self._abort()
 
     @property
     def _is_answered(self) -> bool:
         return self._body is not None and self._body.is_eof()
 
     def _take(self, message: RawResponseMessage, body: StreamReader) -> None:
-        if 100 <= message.code < 200 and message.code != 101:
-            return  # an interim answer is for this hop (RFC 9110 section 15.2)
         if not self._is_head_expected or self._head is None:
             self._abort()
             return
+        if 100 <= message.code < 200 and message.code != 101:
+            return  # an interim answer is for this hop (RFC 9110 section 15.2)
         if defect := defect_of(message):
             self.fail(BadGateway(f"The agent's answer {defect}."))
             return
@@ -163,10 +198,20 @@ class AgentConnection(BaseProtocol):
         self._head.set_result((message, body))
 
 
+def _has_begun_another(parser: HttpResponseParser) -> bool:
+    """Whether a parser that read a whole answer holds the beginning of another one."""
+    try:
+        return parser.feed_eof() is not None
+    except HttpProcessingError:
+        return True
+
+
 def defect_of(message: RawResponseMessage) -> str | None:
     """What forbids passing an answer on, in words, or None."""
     if message.version not in (HttpVersion10, HttpVersion11):
         return "has a version of HTTP that was not asked for"
+    if message.code < 100:
+        return "has a status that there is not"
     if message.code == 101:
         return "switches protocols, which nobody asked for"
     return _defect_of_framing(message) or _defect_of_text(message)
@@ -182,7 +227,7 @@ def _defect_of_framing(message: RawResponseMessage) -> str | None:
             codings.append(value.lower())
     if codings and (codings != [b"chunked"] or message.version == HttpVersion10):
         return "has a transfer coding that was not asked for"
-    if len(lengths) + len(codings) > 1 or not all(length.isdigit() for length in lengths):
+    if len(lengths) + len(codings) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
         return "tells its length in more than one way, or wrongly"
     return None
 

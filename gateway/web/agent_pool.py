@@ -36,7 +36,8 @@ class AgentPool:
             connection = idle.pop()
             if not idle:
                 del self._idle[origin]
-            if connection.is_reusable and now - connection.idle_since < KEEPALIVE_TIMEOUT_S:
+            is_fresh = now - connection.idle_since < KEEPALIVE_TIMEOUT_S
+            if is_fresh and connection.is_reusable and connection.is_quiet:
                 return connection
             connection.end()
         return await self._connect(origin)

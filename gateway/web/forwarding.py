@@ -5,18 +5,19 @@ it was sent. A broken answer is shown broken, and a caller who leaves ends the a
 """
 
 import asyncio
+import socket
+import struct
 import time
 from collections.abc import AsyncIterator
 
 import structlog
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
 from gateway.core.agent_card import public_base
 from gateway.core.errors import (
-    BadGateway,
     BadRequest,
     ContentTooLarge,
-    GatewayTimeout,
+    GatewayError,
     LoopDetected,
     RequestTimeout,
 )
@@ -34,6 +35,8 @@ log = structlog.get_logger()
 
 _BODILESS_STATUSES = (204, 304)
 _REPLACED = ABOUT_THE_WAY | {"host", "expect", "x-request-id"}
+# Closing sends a reset, and not the end of what was sent.
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _ABSENT_FIELDS = web.ResponseKey("absent_fields", list[str])
 
 Fields = list[tuple[str, str]]
@@ -106,7 +109,7 @@ def request_body(
     bytes_max = services(request).config.proxy.request_body_bytes_max
     if (request.content_length or 0) > bytes_max:
         raise _too_large(bytes_max)
-    if read is None and not request.body_exists:
+    if not request.body_exists:
         return None
     if read is None and request.content.is_eof() and request.content.exception() is None:
         read = request.content.read_nowait()
@@ -148,23 +151,30 @@ async def _stream_back(
     request: web.Request, upstream: UpstreamAnswer, added: Fields
 ) -> web.StreamResponse:
     answer = _answer_head(request, upstream, added)
-    await answer.prepare(request)
-    if request.method == hdrs.METH_HEAD or upstream.status in _BODILESS_STATUSES:
-        return answer
-    idle_timeout_s = services(request).config.proxy.idle_timeout_s
     try:
-        # Every chunk goes on at once: an event stream must not wait for a buffer to fill.
-        async for chunk in upstream.chunks:
-            async with asyncio.timeout(idle_timeout_s):
-                await answer.write(chunk)
-    except (BadGateway, GatewayTimeout) as error:
-        _break_off(request, error.detail)
+        await answer.prepare(request)
+        if request.method != hdrs.METH_HEAD and upstream.status not in _BODILESS_STATUSES:
+            await _write_body(answer, upstream, services(request).config.proxy.idle_timeout_s)
+    except GatewayError as error:
+        # The agent's answer broke off, or the caller's body did, while the answer was under way.
+        _break_off(request, answer, error.detail)
     except TimeoutError:
-        _break_off(request, "The caller read nothing for too long.")
+        _break_off(request, answer, "The caller read nothing for too long.")
     except ConnectionError:
         # The caller left; aiohttp finds out by itself, and the agent's connection is closed.
         log.info("caller_left")
     return answer
+
+
+async def _write_body(
+    answer: web.StreamResponse, upstream: UpstreamAnswer, idle_timeout_s: float
+) -> None:
+    # Every chunk goes on at once: an event stream must not wait for a buffer to fill.
+    async for chunk in upstream.chunks:
+        async with asyncio.timeout(idle_timeout_s):
+            await answer.write(chunk)
+    async with asyncio.timeout(idle_timeout_s):
+        await answer.write_eof()
 
 
 def _answer_head(
@@ -182,8 +192,13 @@ def _answer_head(
     return answer
 
 
-def _break_off(request: web.Request, detail: str) -> None:
+def _break_off(request: web.Request, answer: web.StreamResponse, detail: str) -> None:
     log.warning("answer_broken_off", detail=detail)
+    is_ended_by_close = answer.content_length is None and request.version < HttpVersion11
+    if is_ended_by_close and request.transport is not None:
+        # Closing would be the end of a whole answer (RFC 9112 section 8).
+        connection = request.transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     break_off(request.protocol)
 
 
