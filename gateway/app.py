@@ -18,7 +18,7 @@ from gateway.web.access import Access, token_sha256
 from gateway.web.admission import Admissions
 from gateway.web.calls_under_way import CallsUnderWay
 from gateway.web.metrics import Metrics
-from gateway.web.problems import answer_errors
+from gateway.web.problems import answer_errors, end_connection
 from gateway.web.request_gate import refuse_faulty
 from gateway.web.request_id import answer_request_id, carry_request_id
 from gateway.web.services import SERVICES, Services
@@ -103,8 +103,7 @@ def upstream_settings(config: Config) -> UpstreamSettings:
 async def close_when_draining(request: web.Request, answer: web.StreamResponse) -> None:
     """Tell callers to open their next connection elsewhere, while this worker stops."""
     if request.app[SERVICES].is_draining:
-        answer.headers["Connection"] = "close"
-        answer.force_close()
+        end_connection(answer)
 
 
 async def finish_calls(app: web.Application) -> None:

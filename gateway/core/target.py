@@ -19,7 +19,7 @@ _CALL_PATH = re.compile(
     r"/workspaces/(?P<id>[^/]*)(?:/a2a(?P<tail>/.*)?|(?P<card>/\.well-known/agent(-card)?\.json))",
     re.DOTALL,
 )
-_AUTHORITY = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
+_AUTHORITY = re.compile(r"https?://(?P<host>[^/?#]*)", re.IGNORECASE)
 _AMBIGUOUS = re.compile(r"//|\\|#|%2f|%5c|%00|[\x00-\x20\x7f]", re.IGNORECASE)
 _DOT_SEGMENT = re.compile(r"(^|/)(\.|%2e){1,2}(/|;|$)", re.IGNORECASE)
 
@@ -94,6 +94,12 @@ def read_call_target(target: str) -> CallTarget:
     if _AMBIGUOUS.search(tail) or _DOT_SEGMENT.search(tail) or "#" in query:
         raise BadRequest("The path has a part that may mean different things to different servers.")
     return CallTarget(workspace_id, tail, query)
+
+
+def host_of(target: str) -> str | None:
+    """The host that a target in absolute form names, in whose favour `Host` is ignored."""
+    match = _AUTHORITY.match(target)
+    return match["host"] if match else None
 
 
 def _without_authority(target: str) -> str:

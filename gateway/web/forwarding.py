@@ -21,9 +21,11 @@ from gateway.core.errors import (
     LoopDetected,
     RequestTimeout,
 )
+from gateway.core.framing import is_host
 from gateway.core.headers import end_to_end
 from gateway.core.hops import ABOUT_THE_WAY, Hop, fields_of_the_way, has_passed, public_origin
 from gateway.core.networks import is_in, read_address
+from gateway.core.target import host_of
 from gateway.web.agent_cards import RpcCards
 from gateway.web.calls_under_way import break_off
 from gateway.web.expectation import continue_if_expected
@@ -68,7 +70,17 @@ def hop_of(request: web.Request) -> Hop:
     peer = request.remote
     is_trusted = bool(peer and trusted) and is_in(read_address(peer or ""), trusted)
     version = f"{request.version.major}.{request.version.minor}"
-    return Hop(peer or "unknown", request.scheme, request.host, version, is_trusted)
+    return Hop(peer or "unknown", request.scheme, _host(request), version, is_trusted)
+
+
+def _host(request: web.Request) -> str:
+    """How the caller calls us; our own address towards HTTP/1.0, which need not say."""
+    # Not request.host: without a Host it asks the name service, and waits for it.
+    for host in (host_of(request.raw_path), request.headers.get(hdrs.HOST)):
+        if host and is_host(host.encode()):
+            return host
+    host, port = request.transport.get_extra_info("sockname")[:2] if request.transport else ("", 0)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def public_base_of(request: web.Request, workspace_id: str) -> str:

@@ -30,7 +30,6 @@ from gateway.core.target import CallTarget, read_call_target
 from gateway.web import metrics
 from gateway.web.admission import Admission
 from gateway.web.agent_cards import CardCall, RpcCards, answer_card
-from gateway.web.expectation import continue_if_expected
 from gateway.web.forwarding import Fields, forward, public_base_of, request_fields
 from gateway.web.json_body import read_body
 from gateway.web.services import Services, services
@@ -121,7 +120,6 @@ async def _inspect(request: web.Request, target: CallTarget) -> tuple[bytes | No
     """The body of a call to a workspace over its budget, if it can be read, and what it wants."""
     body: bytes | None = None
     if _is_readable(request):
-        await continue_if_expected(request)
         with contextlib.suppress(BadRequest, ContentTooLarge, RequestTimeout):
             body = await read_body(request, INSPECTED_BYTES_MAX)
     return body, read_call(request.method, target.path, body)

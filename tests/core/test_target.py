@@ -3,7 +3,13 @@
 import pytest
 
 from gateway.core.errors import BadGateway, BadRequest, NotFound
-from gateway.core.target import AgentUrl, CallTarget, read_agent_url, read_call_target
+from gateway.core.target import (
+    AgentUrl,
+    CallTarget,
+    host_of,
+    read_agent_url,
+    read_call_target,
+)
 
 CALL = "/workspaces/w/a2a"
 UUID = "5f3c2a9e-8d1b-4c6f-9a7e-0b1c2d3e4f50"
@@ -228,3 +234,16 @@ def test_url_that_not_every_reader_reads_alike_is_none_of_an_agent(url: str) -> 
         read_agent_url(url)
     with pytest.raises(BadGateway):
         CallTarget("w", "/x", "").upstream_url(url)
+
+
+@pytest.mark.parametrize(
+    ("target", "host"),
+    [
+        ("/workspaces/w/a2a", None),
+        ("http://agents.example:8080/workspaces/w/a2a", "agents.example:8080"),
+        ("HTTPS://agents.example?x", "agents.example"),
+        ("http:///x", ""),  # no host; the caller falls back on Host
+    ],
+)
+def test_target_in_absolute_form_names_the_host(target: str, host: str | None) -> None:
+    assert host_of(target) == host

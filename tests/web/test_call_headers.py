@@ -118,6 +118,13 @@ async def test_call_without_a_body_stays_one_even_if_the_gateway_looked_for_it(
             b"X-Request-ID: mine-7\r\n\r\n{}",
             id="without a reason",
         ),
+        # The agent's own 402 is not ours.
+        pytest.param(
+            b"HTTP/1.1 402 Mine\r\nDate: now\r\nContent-Length: 4\r\n\r\nmine",
+            b"HTTP/1.1 402 Mine\r\nDate: now\r\nContent-Length: 4\r\nConnection: close\r\n"
+            b"X-Request-ID: mine-7\r\n\r\nmine",
+            id="402",
+        ),
         # RFC 9110 section 8.6: no length with 204; aiohttp takes it from 304, too.
         pytest.param(
             b"HTTP/1.1 204 No Content\r\nDate: now\r\nContent-Length: 2\r\n\r\n",
@@ -301,6 +308,30 @@ async def test_version_in_via_is_that_of_the_call(shared_gateway: Gateway) -> No
         (got,) = agent.requests
     assert got.start == "GET / HTTP/1.1"
     assert got.values("Via") == ["1.0 a2a-budget-gateway"]
+
+
+@pytest.mark.parametrize(
+    ("request_line", "host", "told"),
+    [
+        ("GET {target} HTTP/1.1", "Host: gateway\r\n", "gateway"),
+        # RFC 9112 section 3.2.2: the target's, whatever Host says.
+        ("GET http://agents.example{target} HTTP/1.1", "Host: gateway\r\n", "agents.example"),
+        ("GET http://a'b{target} HTTP/1.1", "Host: gateway\r\n", "gateway"),  # no host
+        ("GET {target} HTTP/1.0", "", "{own}"),  # which need not say
+    ],
+    ids=["Host", "absolute form", "absolute form without a host", "neither"],
+)
+async def test_agent_is_told_how_the_caller_calls_the_gateway(
+    shared_gateway: Gateway, request_line: str, host: str, told: str
+) -> None:
+    async with run_raw_agent(answering(ANSWER)) as agent:
+        line = request_line.format(target=await target_of(shared_gateway, agent))
+        await exchange_bytes(
+            shared_gateway.url, f"{line}\r\n{host}Connection: close\r\n\r\n".encode()
+        )
+        (got,) = agent.requests
+    own = shared_gateway.url.removeprefix("http://")
+    assert got.values("X-Forwarded-Host") == [told.format(own=own)]
 
 
 @pytest.mark.parametrize(
