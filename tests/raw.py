@@ -8,7 +8,7 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Self, TypeVar
+from typing import Self, TypeVar, cast
 from urllib.parse import urlsplit
 
 from tests.running import Gateway, until
@@ -58,8 +58,7 @@ class RawConnection(asyncio.Protocol):
         self._can_write.set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)
         self.is_open = True
 
     def data_received(self, data: bytes) -> None:
@@ -84,15 +83,18 @@ class RawConnection(asyncio.Protocol):
         return bytes(self.received[self._read_bytes :])
 
     def send(self, data: bytes) -> Self:
-        """Send exactly these bytes, in one piece if they are few."""
+        """Send exactly these bytes, in one piece if they are few.
+
+        Raises ConnectionEndedError where nobody can receive them.
+        """
+        if not self.is_open:
+            raise ConnectionEndedError
         self.transport.write(data)
         return self
 
     async def push(self, data: bytes) -> None:
         """Send these bytes, and wait while the other side does not read."""
-        if not self.is_open:
-            raise ConnectionEndedError
-        self.transport.write(data)
+        self.send(data)
         await self._can_write.wait()
 
     def close(self) -> None:
@@ -101,13 +103,9 @@ class RawConnection(asyncio.Protocol):
 
     def reset(self) -> None:
         """End the connection by a reset: the other side sees ECONNRESET."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        endpoint = self.transport.get_extra_info("socket")
+        endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self.transport.abort()
-
-    @property
-    def socket(self) -> socket.socket:
-        """The socket, for its options."""
-        return self.transport.get_extra_info("socket")  # type: ignore[no-any-return]
 
     async def receive(self) -> bytes:
         """What arrived since the last time, at least a byte; nothing at the end."""

@@ -70,8 +70,8 @@ _STALE_FIELDS = frozenset(
     }
 )
 
-# RFC 9110 section 15.4.5.
-_NOT_MODIFIED_FIELDS = frozenset({"cache-control", "content-location", "date", "expires", "vary"})
+# RFC 9110 section 15.4.5; the date is always there.
+_NOT_MODIFIED_FIELDS = frozenset({"cache-control", "content-location", "expires", "vary"})
 
 _ORIGIN = re.compile(r"[^/?#]*//[^/?#]*")
 
@@ -321,6 +321,7 @@ def _answer_with(request: web.Request, call: CardCall, card: Card, fields: Field
 
 
 def _pass_on(answer: _Answer) -> web.Response:
-    """The agent's answer as it was; aiohttp writes its length."""
-    kept = [(name, value) for name, value in answer.fields if name.lower() != "content-length"]
-    return web.Response(status=answer.status, reason=answer.reason, headers=kept, body=answer.body)
+    """The agent's answer as it was."""
+    return web.Response(
+        status=answer.status, reason=answer.reason, headers=answer.fields, body=answer.body
+    )

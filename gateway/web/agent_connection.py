@@ -116,11 +116,10 @@ class AgentConnection(BaseProtocol):
         self._abort()
 
     def end(self) -> None:
-        """Close; at once if the exchange is not complete, so that the agent stops working."""
+        """Close at once, whatever is not sent or not answered: the agent must not go on."""
         if self.sending is not None:
             self.sending.cancel()
-        if self.transport is not None:
-            self.transport.close() if self._is_answered else self.transport.abort()
+        self._abort()
 
     def data_received(self, data: bytes) -> None:
         """Read answers, every head by itself."""

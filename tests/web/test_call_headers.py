@@ -228,25 +228,6 @@ async def test_nothing_is_kept_from_one_call_to_the_next(shared_gateway: Gateway
     assert second.values("Authorization") == []
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_redirect_is_the_callers_to_follow(shared_gateway: Gateway, status: int) -> None:
-    """It may lead where no agent may live."""
-    answer = b"HTTP/1.1 %d Elsewhere\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n" % status
-    async with run_raw_agent(answering(answer)) as agent:
-        got = await call(shared_gateway, await target_of(shared_gateway, agent), "GET")
-        assert (got.status, got.values("Location")) == (status, ["/x"])
-        assert len(agent.requests) == 1
-
-
-async def test_no_other_proxy_is_asked_whatever_the_environment_says(
-    shared_gateway: Gateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    async with run_raw_agent(answering(ANSWER)) as agent:
-        assert (await call(shared_gateway, await target_of(shared_gateway, agent))).status == 200
-
-
 @pytest.mark.parametrize(
     ("given", "passed"),
     [("mine-7", True), ("a" * 129, False), ("a b", False), ("\xe9", False), ("", False)],

@@ -4,12 +4,15 @@ RFC 9112 section 8, RFC 9110 section 15.6. Callers and agents are raw sockets.
 """
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from hashlib import sha256
 from operator import le
 
+import asyncpg
 import psutil
 import pytest
 import pytest_asyncio
@@ -105,6 +108,20 @@ async def test_every_part_of_a_request_arrives_before_the_next_is_sent(
             part = chunk(b"part %d" % number) if is_chunked else b"part %d" % number
             caller.send(part)
             assert await connection.receive() == part
+
+
+async def test_large_body_passes_both_ways_unchanged(shared_gateway: Gateway) -> None:
+    """Larger than every buffer on the way: each has to wait for the next, and go on."""
+    sent = os.urandom(9 * 1024 * 1024)
+
+    async def script(connection: RawConnection) -> None:
+        body = (await connection.receive_message()).body
+        connection.send(OK + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+
+    async with run_raw_agent(script) as agent, connect(shared_gateway.url) as caller:
+        caller.send(request_bytes(await target_of(shared_gateway, agent), body=sent))
+        answer = await caller.receive_message()
+    assert sha256(answer.body).digest() == sha256(sent).digest()
 
 
 def close(connection: RawConnection) -> None:
@@ -213,6 +230,29 @@ async def test_answer_that_began_before_the_body_went_wrong_is_broken_and_the_on
         assert caller.received.count(b"HTTP/1.1") == 1
 
 
+async def test_answer_that_does_not_wait_for_the_request_passes_and_ends_the_connection(
+    shared_gateway: Gateway,
+) -> None:
+    """An agent that refuses a large body may never read the rest: nothing may wait for it."""
+
+    async def script(connection: RawConnection) -> None:
+        await connection.receive()
+        connection.transport.pause_reading()
+        connection.send(OK + b"Content-Length: 9\r\n\r\ntoo large")
+
+    process = psutil.Process()
+    async with run_raw_agent(script) as agent:
+        target, body = await target_of(shared_gateway, agent), bytes(9 * 1024 * 1024)
+        before = process.num_fds()
+        async with connect(shared_gateway.url) as caller:
+            caller.send(request_bytes(target, body=body))
+            answer = await caller.receive_message()
+            assert (answer.body, answer.values("Connection")) == (b"too large", ["close"])
+        # The agent has its end of the connection open, the gateway has closed the other.
+        await until(lambda: process.num_fds() == before + 1)
+        assert len(agent.open_connections) == 1
+
+
 @pytest.mark.parametrize("is_reset", [False, True], ids=["close", "reset"])
 @pytest.mark.parametrize("has_begun", [False, True], ids=["before", "after the first byte"])
 async def test_caller_who_leaves_is_gone_for_the_agent_at_once(
@@ -303,6 +343,16 @@ async def test_agent_that_refuses_connections_is_a_502(shared_gateway: Gateway) 
         closed.bind(("127.0.0.1", 0))
         await shared_gateway.register("gone", f"http://127.0.0.1:{closed.getsockname()[1]}")
         assert (await call(shared_gateway, "/workspaces/gone/a2a")).status == 502
+
+
+async def test_workspace_without_an_agent_is_a_503_with_retry_after(
+    shared_gateway: Gateway, shared_dsn: str
+) -> None:
+    connection = await asyncpg.connect(shared_dsn)
+    await connection.execute("INSERT INTO workspaces (id) VALUES ('platform-made')")
+    await connection.close()
+    answer = await call(shared_gateway, "/workspaces/platform-made/a2a")
+    assert (answer.status, answer.values("Retry-After")) == (503, ["30"])
 
 
 async def test_agent_that_does_not_answer_is_a_504_and_its_connection_is_closed(
