@@ -291,7 +291,8 @@ async def connect(url: str) -> AsyncIterator[RawConnection]:
     """A caller's connection to the server of this URL."""
     parts = urlsplit(url)
     loop = asyncio.get_running_loop()
-    _, connection = await loop.create_connection(RawConnection, parts.hostname, parts.port)
+    host, port = parts.hostname or "", parts.port or 80
+    _, connection = await loop.create_connection(RawConnection, host, port)
     try:
         yield connection
     finally:

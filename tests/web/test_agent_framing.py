@@ -466,6 +466,19 @@ async def test_field_of_this_hop_is_removed_on_both_ways(
     assert (answered.values(name), answered.body) == ([], b"zebra")
 
 
+@pytest.mark.parametrize("protocol", ["h2c", "websocket", "TLS/1.0"])
+async def test_agent_never_hears_of_another_protocol_that_the_caller_asks_for(
+    shared_gateway: Gateway, protocol: str
+) -> None:
+    fields = [f"Upgrade: {protocol}", "Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAMA"]
+    async with run_raw_agent(answering(OK + ZEBRA)) as agent:
+        request, answered = await exchange(shared_gateway, agent, fields)
+    assert {"upgrade", "http2-settings", "connection"}.isdisjoint(
+        name.lower() for name, _ in request.fields
+    )
+    assert (request.body, answered.body) == (b"{}", b"zebra")
+
+
 @pytest.mark.parametrize(
     ("named", "field"),
     [
@@ -541,3 +554,22 @@ async def test_caller_who_dies_within_the_body_takes_the_agents_connection_along
         assert (await call(shared_gateway, target)).body == b"zebra"
     assert b"half" not in agent.connections[1].received
     assert len(agent.connections) == 2
+
+
+async def test_connection_that_waits_for_the_rest_of_a_request_is_not_used_again(
+    shared_gateway: Gateway,
+) -> None:
+    """The next request would be read as that rest."""
+
+    async def script(connection: RawConnection) -> None:
+        await connection.receive()
+        connection.send(OK + ZEBRA)
+
+    async with run_raw_agent(script) as agent:
+        target = await target_of(shared_gateway, agent)
+        async with connect(shared_gateway.url) as caller:
+            caller.send(request_bytes(target, fields=["Content-Length: 100"], body=None) + b"half")
+            assert (await caller.receive_message()).body == b"zebra"
+            assert (await call(shared_gateway, target)).body == b"zebra"
+        await agent.connections[0].ended()
+        assert len(agent.connections) == 2
