@@ -2,7 +2,7 @@
 
 The supervisor serves nothing itself. It starts the embedded database if there is no other,
 migrates once, opens the socket, and keeps the workers running. SIGHUP replaces them one by one,
-with the configuration as it is then.
+with the configuration as it is then; address, database and number of workers stay.
 """
 
 import asyncio
@@ -76,10 +76,11 @@ def _log_address(url: str) -> None:
 def _follow_signals(replace: asyncio.Event) -> asyncio.Event:
     """An event for SIGTERM and SIGINT; SIGHUP sets `replace`, unless it is a terminal's end."""
     stop = asyncio.Event()
+    is_on_terminal = sys.stdin is not None and sys.stdin.isatty()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, (stop if sys.stdin.isatty() else replace).set)
+    loop.add_signal_handler(signal.SIGHUP, (stop if is_on_terminal else replace).set)
     return stop
 
 

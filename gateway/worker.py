@@ -28,6 +28,8 @@ SERVING = b"."
 
 # How long a caller with a connection may still send a call on it after the last was accepted.
 SERVE_ON_S = 0.4
+# More cannot wait at the socket (supervisor.BACKLOG).
+ACCEPTED_MAX = 4096
 
 
 async def work(config: Config, keys: WorkspaceKeys, listener: socket.socket, lifeline: int) -> None:
@@ -52,10 +54,10 @@ async def work(config: Config, keys: WorkspaceKeys, listener: socket.socket, lif
 
 def accept_waiting(listener: socket.socket) -> list[socket.socket]:
     """The connections that wait: if nobody else has the listener, its close would reset them."""
-    waiting = []
+    waiting: list[socket.socket] = []
     # Ends when none is left, or when no more files may be opened.
     with suppress(OSError):
-        while True:
+        while len(waiting) < ACCEPTED_MAX:
             waiting.append(listener.accept()[0])
     return waiting
 

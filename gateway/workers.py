@@ -22,6 +22,8 @@ log = structlog.get_logger()
 
 RESTART_DELAY_S = 0.5
 RESTART_DELAY_MAX_S = 10.0
+# How long a new worker may take until it serves, before the old one is kept instead.
+START_TIMEOUT_S = 60.0
 
 # Told to workers by the environment, as everything else is.
 DSN_VARIABLE = "GATEWAY_DATABASE__DSN"
@@ -131,6 +133,8 @@ class Workers:
         ends the replacement, and the old ones go on.
         """
         for slot in self._slots:
+            if slot.successor is not None:
+                break  # the last replacement is not complete
             successor = await self._start()
             if successor is None or not await _is_serving(successor):
                 break
@@ -167,7 +171,12 @@ class Workers:
 
     async def _run_one(self, slot: _Slot) -> int | None:
         is_new = slot.successor is None
-        slot.worker, slot.successor = slot.successor or await self._start(), None
+        started = await self._start() if is_new else None
+        if slot.successor is not None and started is not None:
+            # A replacement came in between, and serves already.
+            started.terminate()
+            await started.ended()
+        slot.worker, slot.successor = slot.successor or started, None
         if slot.worker is None:
             return None
         if self.stop.is_set():
@@ -188,7 +197,9 @@ async def _is_serving(worker: Worker) -> bool:
     """Whether a worker comes to serve; one that does not, or is not waited for, is ended."""
     is_serving = False
     try:
-        is_serving = await worker.is_serving()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(START_TIMEOUT_S):
+                is_serving = await worker.is_serving()
     finally:
         if not is_serving:
             worker.terminate()

@@ -73,6 +73,9 @@ _STALE_FIELDS = frozenset(
 # RFC 9110 section 15.4.5; the date is always there.
 _NOT_MODIFIED_FIELDS = frozenset({"cache-control", "content-location", "expires", "vary"})
 
+# Many values one after another, each of which somebody waits for.
+_STREAM = re.compile("event-stream|ndjson|jsonl|json-?lines|json-seq|stream[+]json")
+
 _ORIGIN = re.compile(r"[^/?#]*//[^/?#]*")
 
 
@@ -164,9 +167,11 @@ class RpcCards:
 
 
 def _may_hold_card(answer: UpstreamAnswer) -> bool:
-    # Whatever else it calls itself: clients read it as JSON.
-    is_stream = "event-stream" in _listed(answer.headers, "content-type").lower()
-    return answer.status == 200 and not is_stream
+    content_type = _listed(answer.headers, "content-type").lower()
+    is_stream = _STREAM.search(content_type) is not None
+    # Whatever it calls itself, what has a length is no stream, and clients read it as JSON.
+    is_whole = "json" in content_type or bool(_listed(answer.headers, "content-length"))
+    return answer.status == 200 and is_whole and not is_stream
 
 
 def _listed(fields: Fields, name: str) -> str:

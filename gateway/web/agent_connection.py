@@ -17,9 +17,11 @@ from aiohttp.streams import StreamReader
 
 from gateway.core.errors import BadGateway, GatewayError
 
+# Of the whole head, with the interim answers before it.
 HEADER_BYTES_MAX = 64 * 1024
+INTERIM_ANSWERS_MAX = 16
 # What one answer may hold in memory while its caller does not read: twice this, and one read.
-BUFFER_BYTES = 64 * 1024
+BUFFER_BYTES = 32 * 1024
 
 # The parser takes a bare LF for the end of a line, as RFC 9112 section 2.2 allows.
 _HEAD_END = re.compile(rb"\n\r?\n")
@@ -40,6 +42,8 @@ class AgentConnection(BaseProtocol):
         self._head: asyncio.Future[AnswerHead] | None = None
         # The last bytes of a head that is not complete.
         self._head_tail = b""
+        self._head_bytes = 0
+        self._interim_answers = 0
         self._body: StreamReader | None = None
         self._is_last = False
         # Sends the rest of the request's body, if it had not arrived when the exchange began.
@@ -50,6 +54,8 @@ class AgentConnection(BaseProtocol):
     @property
     def is_reusable(self) -> bool:
         """Whether both messages are complete and neither side means to close."""
+        if self.transport is None or self.transport.get_write_buffer_size():
+            return False
         is_sent = self.sending is None or self.sending.done()
         return is_sent and self._is_answered and not self._is_last and self.is_open
 
@@ -80,6 +86,7 @@ class AgentConnection(BaseProtocol):
         self.sending = None
         self._head = self._loop.create_future()
         self._head_tail = b""
+        self._head_bytes = self._interim_answers = 0
         self._body = None
         self._parser = HttpResponseParser(
             self,
@@ -159,6 +166,10 @@ class AgentConnection(BaseProtocol):
             self.fail(BadGateway("The agent's answer has a line that begins with a space."))
             return b""
         head_bytes = seen_bytes - len(self._head_tail)
+        self._head_bytes += head_bytes
+        if self._head_bytes > HEADER_BYTES_MAX:
+            self.fail(BadGateway("The agent's answer has a header that is too large."))
+            return b""
         self._head_tail = b"" if end else seen[-2:]
         self._feed(data[:head_bytes])
         return data[head_bytes:]
@@ -188,7 +199,11 @@ class AgentConnection(BaseProtocol):
             self._abort()
             return
         if 100 <= message.code < 200 and message.code != 101:
-            return  # an interim answer is for this hop (RFC 9110 section 15.2)
+            # An interim answer is for this hop (RFC 9110 section 15.2).
+            self._interim_answers += 1
+            if self._interim_answers > INTERIM_ANSWERS_MAX:
+                self.fail(BadGateway("The agent's answer does not begin."))
+            return
         if defect := defect_of(message):
             self.fail(BadGateway(f"The agent's answer {defect}."))
             return

@@ -35,7 +35,6 @@ from gateway.web.upstream import UpstreamAnswer, UpstreamRequest
 
 log = structlog.get_logger()
 
-_BODILESS_STATUSES = (204, 304)
 _REPLACED = ABOUT_THE_WAY | {"host", "expect", "x-request-id"}
 # Closing sends a reset, and not the end of what was sent.
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -165,8 +164,7 @@ async def _stream_back(
     answer = _answer_head(request, upstream, added)
     try:
         await answer.prepare(request)
-        if request.method != hdrs.METH_HEAD and upstream.status not in _BODILESS_STATUSES:
-            await _write_body(answer, upstream, services(request).config.proxy.idle_timeout_s)
+        await _write_body(answer, upstream, services(request).config.proxy.idle_timeout_s)
     except GatewayError as error:
         # The agent's answer broke off, or the caller's body did, while the answer was under way.
         _break_off(request, answer, error.detail)

@@ -53,9 +53,10 @@ def gated(make_request: _RequestFactory) -> _RequestFactory:
 
 def _without_reflexes(message: RawRequestMessage) -> RawRequestMessage:
     """The message without what aiohttp would answer by itself, or in a version that is not ours."""
-    if message.upgrade:
+    if message.upgrade or message.chunked:
         # The parser drops what it already has behind an upgrade that nobody takes: the answer to a
-        # later request would be taken for the answer to the one that was dropped.
+        # later request would be taken for the answer to the one that was dropped. And it makes the
+        # last trailer of a body in chunks a field of the next request, maybe another caller's.
         message = message._replace(should_close=True)
     if message.version != HttpVersion10 or message is ERROR:
         message = message._replace(version=HttpVersion11)

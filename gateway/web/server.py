@@ -8,7 +8,7 @@ import asyncio
 from typing import Any, cast
 
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
@@ -23,6 +23,7 @@ from gateway.core.errors import (
     Unavailable,
     VersionNotSupported,
 )
+from gateway.web.calls_under_way import break_off
 from gateway.web.problems import problem, problem_bytes
 from gateway.web.request_gate import gated
 
@@ -37,6 +38,8 @@ HEAD_BYTES_MAX = 64 * 1024
 
 # How long a caller may take to read an answer that came before the end of its request.
 HANG_UP_S = 1.0
+# How long a caller may take to read an answer of ours.
+ANSWER_TIMEOUT_S = 30.0
 
 OVERLOADED = problem_bytes(Unavailable("The gateway has too many connections.", retry_after_s=1))
 
@@ -159,13 +162,23 @@ class _Protocol(RequestHandler):
             return super().handle_error(request, status, exc, message)
         log.info("request_unreadable", cause=type(exc).__name__)
         # The connection ends with it: aiohttp has no request here that could ask for more.
-        return problem(_unreadable(exc))
+        answer = problem(_unreadable(exc))
+        # aiohttp would write its own name and version.
+        answer.headers[hdrs.SERVER] = "gateway"
+        return answer
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send the rest of an answer, and hang up if the caller may not have finished."""
-        resp, is_gone = await super().finish_response(request, resp, start_time)
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                resp, is_gone = await super().finish_response(request, resp, start_time)
+        except TimeoutError:
+            # Nobody reads it; a stream's end is written before, with a deadline of its own.
+            log.info("answer_not_read")
+            break_off(self)
+            return resp, True
         is_unreadable = request.method == ERROR.method
         if not is_gone and (is_unreadable or not request.content.is_eof()):
             await self._hang_up()

@@ -177,7 +177,7 @@ async def _send_body(
     except GatewayError as error:
         # The caller's body broke off, is too large or too slow: the agent must not wait for it.
         connection.fail(error)
-    except ConnectionError:
+    except OSError:
         connection.fail(BadGateway("The agent closed the connection within the request."))
 
 

@@ -573,3 +573,18 @@ async def test_connection_that_waits_for_the_rest_of_a_request_is_not_used_again
             assert (await call(shared_gateway, target)).body == b"zebra"
         await agent.connections[0].ended()
         assert len(agent.connections) == 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"HTTP/1.1 100 Continue\r\n\r\n" * 17 + OK + ZEBRA, id="17 interim answers"),
+        pytest.param(OK + b"X: %b\r\n" % (b"x" * 60_000) * 2 + ZEBRA, id="two fields of 60 KB"),
+    ],
+)
+async def test_answer_that_takes_too_long_to_begin_is_a_502(
+    shared_gateway: Gateway, answer: bytes
+) -> None:
+    async with run_raw_agent(answering(answer)) as agent:
+        got = await call(shared_gateway, await target_of(shared_gateway, agent))
+    assert got.status == 502

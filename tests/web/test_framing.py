@@ -381,3 +381,21 @@ async def test_connection_goes_on_after_a_body_that_nobody_wanted_but_that_is_he
         for _ in range(2):
             answer = await connection.send(sent).receive_message()
             assert (answer.status, answer.values("Connection")) == (404, [])
+
+
+@pytest.mark.parametrize("is_in_one_piece", [True, False])
+async def test_trailer_of_one_request_is_no_field_of_the_next(
+    shared_gateway: Gateway, is_in_one_piece: bool
+) -> None:
+    """It may be another caller's, on a connection that a proxy before us shares."""
+    first = (
+        b"POST /workspaces/nobody/a2a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"1\r\na\r\n0\r\nAuthorization: Bearer evil\r\n\r\n"
+    )
+    second = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with connect(shared_gateway.url) as caller:
+        caller.send(first + second if is_in_one_piece else first)
+        answer = await caller.receive_message()
+        assert (answer.status, answer.values("Connection")) == (404, ["close"])
+        await caller.ended()
+        assert caller.received.count(b"HTTP/1.1 ") == 1
