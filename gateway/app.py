@@ -69,8 +69,9 @@ def create_services(config: Config, keys: WorkspaceKeys) -> Services:
     checked = replace(settings, statement_timeout_s=config.gate_settings.probe_timeout_s)
     bounded = replace(settings, statement_timeout_s=timeout_s)
     checks = Connections(checked, sizes.check_connections)
-    beats = Connections(bounded, sizes.heartbeat_connections)
-    operators = Connections(bounded, sizes.operator_connections)
+    # Checks only read: after a failover, writers tell them that there is another server.
+    beats = Connections(bounded, sizes.heartbeat_connections, checks.renew)
+    operators = Connections(bounded, sizes.operator_connections, checks.renew)
     metrics = Metrics()
     gate = Gate(checks, keys, config.gate_settings)
     admin_sha256s = [token_sha256(token.get_secret_value()) for token in config.auth.admin_tokens]

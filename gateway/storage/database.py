@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
@@ -18,6 +19,7 @@ import asyncpg
 import orjson
 
 from gateway.core.errors import Conflict, GatewayError, StorageUnavailable
+from gateway.storage.hosts import each_host, first_connected
 from gateway.storage.queries import all_queries
 
 if TYPE_CHECKING:  # generic in its type stubs, not when it runs
@@ -42,6 +44,9 @@ CALLER_ERRORS = (
     asyncpg.DataError,
     asyncpg.IntegrityConstraintViolationError,
 )
+
+# How often at most another server is looked for in place of one that takes no writes.
+RENEW_INTERVAL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +83,41 @@ class _Lane:
     """The place of one connection; empty until it is needed, and after a failure."""
 
     connection: Connection | None = None
+    # Takes the connection's place at its next use.
+    successor: Connection | None = None
+    is_expired: bool = False
+
+    def usable(self) -> Connection | None:
+        """The connection for the next operation, if there is one."""
+        if self.successor is not None:
+            self.drop()
+            self.connection, self.successor = self.successor, None
+        if self.is_expired or (self.connection is not None and self.connection.is_closed()):
+            self.drop()
+        return self.connection
 
     def drop(self) -> None:
-        # terminate() only closes the socket; close() would wait for the server to answer.
-        if self.connection is not None and not self.connection.is_closed():
-            self.connection.terminate()
+        _terminate(self.connection)
         self.connection = None
+        self.is_expired = False
+
+    def drop_all(self) -> None:
+        self.drop()
+        self.succeed(None)
+
+    def succeed(self, successor: Connection | None) -> None:
+        _terminate(self.successor)
+        self.successor = successor
+
+
+def _terminate(connection: Connection | None) -> None:
+    # terminate() only closes the socket; close() would wait for the server to answer.
+    if connection is not None and not connection.is_closed():
+        connection.terminate()
+
+
+def _nobody_else() -> None:
+    return None
 
 
 @dataclass(slots=True)
@@ -92,9 +126,12 @@ class Connections:
 
     settings: DatabaseSettings
     size: int
+    # Called when the server refuses to write; who only reads would not notice.
+    on_read_only: Callable[[], None] = _nobody_else
     _idle: asyncio.LifoQueue[_Lane] = field(default_factory=asyncio.LifoQueue)
     _running: set[asyncio.Task[Any]] = field(default_factory=set)
     _lanes: list[_Lane] = field(default_factory=list)
+    _renewing: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
         self._lanes = [_Lane() for _ in range(self.size)]
@@ -154,6 +191,8 @@ class Connections:
             except BaseException as error:
                 if not isinstance(error, (*CALLER_ERRORS, GatewayError)):
                     lane.drop()
+                if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+                    self._leave_server()
                 raise
             finally:
                 self._idle.put_nowait(lane)
@@ -163,10 +202,32 @@ class Connections:
             raise StorageUnavailable(cause_of(error)) from error
 
     async def _connected(self, lane: _Lane) -> Connection:
-        if lane.connection is None or lane.connection.is_closed():
-            lane.drop()
-            lane.connection = await connect(self.settings)
-        return lane.connection
+        if (connection := lane.usable()) is None:
+            connection = lane.connection = await connect(self.settings)
+        return connection
+
+    def _leave_server(self) -> None:
+        """It takes no writes: a primary once, whose place another may have taken."""
+        for lane in self._lanes:
+            lane.is_expired = lane.connection is not None
+        self.on_read_only()
+
+    def renew(self) -> None:
+        """Have every connection made anew; the old ones are used until the new ones are there."""
+        if self._renewing is None or self._renewing.done():
+            self._renewing = asyncio.create_task(self._renew())
+
+    async def _renew(self) -> None:
+        for lane in self._lanes:
+            lane.succeed(await self._connect_at_last())
+        # A server may refuse writes for hours; it is not asked more often than this.
+        await asyncio.sleep(RENEW_INTERVAL_S)
+
+    async def _connect_at_last(self) -> Connection:
+        while True:
+            with contextlib.suppress(*DRIVER_ERRORS):
+                return await connect(self.settings)
+            await asyncio.sleep(RENEW_INTERVAL_S)
 
     def _give_up(self, task: asyncio.Task[Any], lane_taken: list[_Lane]) -> None:
         if lane_taken and lane_taken[0].connection is not None:
@@ -190,8 +251,11 @@ class Connections:
             )
             for task in late:
                 task.cancel()
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.wait({self._renewing})
         for lane in self._lanes:
-            lane.drop()
+            lane.drop_all()
 
 
 def cause_of(error: Exception) -> str:
@@ -207,20 +271,23 @@ def cause_of(error: Exception) -> str:
 
 async def connect(settings: DatabaseSettings) -> Connection:
     """A connection as every part of the gateway uses it. Raises a driver error in time."""
-    connection = None
+    attempts = [partial(_connect, dsn, settings) for dsn in each_host(settings.dsn)]
+    async with asyncio.timeout(settings.connect_timeout_s):
+        return await first_connected(attempts, DRIVER_ERRORS)
+
+
+async def _connect(dsn: str, settings: DatabaseSettings) -> Connection:
+    connection = await asyncpg.connect(
+        dsn,
+        statement_cache_size=settings.statement_cache_size,
+        server_settings=settings.server_settings,
+    )
     try:
-        async with asyncio.timeout(settings.connect_timeout_s):
-            connection = await asyncpg.connect(
-                settings.dsn,
-                statement_cache_size=settings.statement_cache_size,
-                server_settings=settings.server_settings,
-            )
-            await connection.set_type_codec(
-                "jsonb", schema="pg_catalog", encoder=_encode_json, decoder=_decode_json
-            )
+        await connection.set_type_codec(
+            "jsonb", schema="pg_catalog", encoder=_encode_json, decoder=_decode_json
+        )
     except BaseException:
-        if connection is not None:
-            connection.terminate()
+        connection.terminate()
         raise
     return connection
 

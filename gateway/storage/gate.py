@@ -26,6 +26,8 @@ Answer: TypeAlias = "asyncio.Future[WorkspaceBudget | None]"
 # A timer that fires this late was held up by our own event loop.
 STALL_S = 0.01
 OPEN_TIMEOUT_S = 5.0
+PROBE_TIMEOUT_MIN_S = 0.5
+CONNECT_TIME_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +38,16 @@ class GateSettings:
     workspaces_per_query_max: int = 500
     failures_to_open: int = 3
     probe_interval_s: float = 0.1
-    # A probe may have to connect first, to a server that has only just come back.
-    probe_timeout_s: float = 0.5
 
     @property
     def query_timeout_s(self) -> float:
         """When a query is given up and its connection with it; callers have left long before."""
         return 2 * self.timeout_s
+
+    @property
+    def probe_timeout_s(self) -> float:
+        """When a probe is given up: it may have to connect first, which takes many round trips."""
+        return max(PROBE_TIMEOUT_MIN_S, min(10 * self.timeout_s, self.timeout_s + CONNECT_TIME_S))
 
 
 def _database_now() -> None:

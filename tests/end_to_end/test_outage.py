@@ -1,7 +1,6 @@
 """PostgreSQL dies or stops in mid-traffic: calls go on, visibly, and nothing is lost."""
 
 import asyncio
-import contextlib
 import signal
 import time
 from collections import Counter
@@ -16,9 +15,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.storage.database import DatabaseSettings
-from gateway.storage.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from gateway.storage.embedded import EmbeddedPostgres
 from gateway.storage.migrations import migrate
 from tests.running import Agent, Gateway, run_gateway, until
+from tests.storage.servers import bring_back, signal_all
 
 WORKERS = 8
 
@@ -105,7 +105,7 @@ async def test_nothing_fails_while_postgres_is_dead_and_enforcement_returns_with
         await until(lambda: traffic.skipped > 100)
         await heartbeat_is_not_acknowledged(gateway, token)
         await server.wait_closed()
-        await brought_back(server)
+        await bring_back(server)
         await enforcement_is_back(gateway, token, within_s=1)
     await nothing_was_lost(gateway, traffic, server.dsn)
 
@@ -125,22 +125,6 @@ async def heartbeat_is_not_acknowledged(gateway: Gateway, token: str) -> None:
     heartbeat = {"workspace_id": "w", "monthly_spend": 140}
     status, _ = await gateway.json("POST", "/registry/heartbeat", heartbeat, token)
     assert status == 503
-
-
-async def brought_back(server: EmbeddedPostgres) -> None:
-    """Start the server again, as often as the remains of the old one make it fail."""
-    async with asyncio.timeout(20):
-        while True:
-            with contextlib.suppress(EmbeddedPostgresError):
-                return await server.restart()
-
-
-def signal_all(server: EmbeddedPostgres, number: signal.Signals) -> None:
-    """Send a signal to the server's every process: it has one for each connection."""
-    main = psutil.Process(server.process_id)
-    for process in (main, *main.children(recursive=True)):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.send_signal(number)
 
 
 async def enforcement_is_back(gateway: Gateway, token: str, within_s: float) -> None:

@@ -7,10 +7,12 @@ import asyncpg
 import pytest
 
 from gateway.core.errors import Conflict, StorageUnavailable
+from gateway.storage import database
 from gateway.storage.database import Connections, DatabaseSettings
 from gateway.storage.gate import Gate, GateSettings
 from gateway.storage.workspace_key import WorkspaceKeys
 from tests.running import until
+from tests.storage.wire import open_wire
 
 
 async def test_operation_whose_caller_left_gives_its_connection_back_at_the_deadline(
@@ -78,3 +80,76 @@ async def test_mistake_of_the_driver_opens_the_breaker_and_the_probe_goes_on(
     await until(lambda: not gate.is_open)
     await gate.close()
     await connections.close()
+
+
+async def test_every_connection_is_made_anew_when_one_finds_that_its_server_takes_no_writes(
+    dsn: str,
+) -> None:
+    async with Connections(DatabaseSettings(dsn), 2) as connections:
+        old = await process_ids(connections)
+        with pytest.raises(StorageUnavailable) as raised:
+            await connections.run(write_in_vain, timeout_s=5)
+        assert raised.value.cause == "sqlstate_25"
+        new = await process_ids(connections)
+    assert len(new) == 2
+    assert not old & new
+
+
+async def test_readers_go_over_to_new_connections_without_waiting_for_them(
+    dsn: str, connection: asyncpg.Connection
+) -> None:
+    async with open_wire(dsn) as wire, Connections(DatabaseSettings(wire.dsn), 2) as readers:
+        old = await process_ids(readers)
+        wire.is_cut = True  # for new connections
+        async with Connections(DatabaseSettings(dsn), 1, readers.renew) as writers:
+            with pytest.raises(StorageUnavailable):
+                await writers.run(write_in_vain, timeout_s=5)
+            assert await process_ids(readers) == old
+            wire.mend()
+            await until(lambda: are_others(readers, old))
+            await until(lambda: are_gone(connection, old))
+
+
+async def test_connections_that_nobody_took_over_are_closed_with_the_others(
+    dsn: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "RENEW_INTERVAL_S", 3600)
+    async with Connections(DatabaseSettings(dsn), 2) as readers:
+        await process_ids(readers)
+        readers.renew()
+        renewal = readers._renewing
+        await until(lambda: count(connection, 4))
+        readers.renew()
+        assert readers._renewing is renewal  # a server is not asked again at once
+    await until(lambda: count(connection, 0))
+
+
+OURS = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+
+
+async def write_in_vain(connection: asyncpg.Connection) -> None:
+    """Write on a connection to a server that was a primary once."""
+    await connection.execute("SET default_transaction_read_only = on")
+    await connection.execute("UPDATE workspaces SET url = NULL")
+
+
+async def process_ids(connections: Connections) -> set[int]:
+    """The server's processes behind all of the connections."""
+    ask = "SELECT pg_backend_pid() FROM pg_sleep(0.05)"  # long enough for all to be busy at once
+    asked = [
+        connections.run(lambda each: each.fetchval(ask), timeout_s=5)
+        for _ in range(connections.size)
+    ]
+    return set(await asyncio.gather(*asked))
+
+
+async def are_others(connections: Connections, process_ids_before: set[int]) -> bool:
+    return not await process_ids(connections) & process_ids_before
+
+
+async def are_gone(connection: asyncpg.Connection, ids: set[int]) -> bool:
+    return bool(await connection.fetchval(f"SELECT count(*) = 0 {OURS} AND pid = ANY ($1)", ids))
+
+
+async def count(connection: asyncpg.Connection, expected: int) -> bool:
+    return bool(await connection.fetchval(f"SELECT count(*) = $1 {OURS}", expected))

@@ -1,8 +1,9 @@
-"""A wire to PostgreSQL that can be cut, or go silent as a server does that was stopped."""
+"""A wire to PostgreSQL that can be cut, slow, or silent as a server is that was stopped."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
@@ -16,13 +17,20 @@ class Wire:
 
     server_socket: str
     dsn: str = ""
+    port: int = 0
     is_cut: bool = False
+    # How long each piece takes, either way.
+    delay_s: float = 0
+    _server: asyncio.Server | None = None
     _speaks: asyncio.Event = field(default_factory=asyncio.Event)
     _carrying: set[asyncio.Task[None]] = field(default_factory=set)
 
     def cut(self) -> None:
         """End every connection and refuse new ones."""
         self.is_cut = True
+        self._end_all()
+
+    def _end_all(self) -> None:
         for task in self._carrying:
             task.cancel()
 
@@ -37,6 +45,30 @@ class Wire:
     def speak(self) -> None:
         """Answer again, what was asked meanwhile too."""
         self._speaks.set()
+
+    async def listen(self) -> None:
+        """Take connections, always at the same port."""
+        self._server = await asyncio.start_server(self.carry, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def refuse(self) -> None:
+        """End every connection and listen no more, as when the server's machine runs without it."""
+        assert self._server is not None
+        self._server.close()
+        self._end_all()
+
+    @contextlib.contextmanager
+    def black_hole(self) -> Iterator[None]:
+        """Say nothing on connections, and do not even refuse new ones: their packets are lost."""
+        self.silence()
+        assert self._server is not None
+        self._server.close()
+        # The kernel drops what arrives for a queue that is full.
+        address = ("127.0.0.1", self.port)
+        with socket.create_server(address, backlog=0), socket.create_connection(address):
+            yield
+        self._end_all()
+        self.speak()
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, until either side ends it."""
@@ -68,11 +100,14 @@ class Wire:
     ) -> None:
         while piece := await reader.read(65536):
             await self._speaks.wait()
+            await asyncio.sleep(self.delay_s)
             writer.write(piece)
             await writer.drain()
 
     async def close(self) -> None:
-        """End every connection and wait for that."""
+        """End everything and wait for that."""
+        assert self._server is not None
+        self._server.close()
         self.cut()
         if self._carrying:
             await asyncio.wait(set(self._carrying))
@@ -84,11 +119,10 @@ async def open_wire(dsn: str) -> AsyncIterator[Wire]:
     parts = urlsplit(dsn)
     wire = Wire(f"{parse_qs(parts.query)['host'][0]}/{SOCKET}")
     wire.speak()
-    server = await asyncio.start_server(wire.carry, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    wire.dsn = f"postgresql://{parts.username}@127.0.0.1:{port}{parts.path}?sslmode=disable"
+    await wire.listen()
+    address = f"127.0.0.1:{wire.port}"
+    wire.dsn = f"postgresql://{parts.username}@{address}{parts.path}?sslmode=disable"
     try:
         yield wire
     finally:
-        server.close()
         await wire.close()
