@@ -1,4 +1,4 @@
-"""The command line: `gateway serve | demo | migrate | check-config | verify-ledger`."""
+"""The command line: `gateway serve | demo | migrate | check-config | verify-ledger | prune`."""
 
 import argparse
 import asyncio
@@ -12,12 +12,14 @@ import asyncpg
 
 from gateway import __version__
 from gateway.config import Config, ConfigError, load_config
+from gateway.core.errors import StorageUnavailable
 from gateway.database import StartError, open_database
 from gateway.logs import configure_logs
 from gateway.storage.audit import verify_ledger
 from gateway.storage.database import DatabaseSettings, WrongStatement
 from gateway.storage.embedded import EmbeddedPostgresError
 from gateway.storage.migrations import MigrationError, migrate, pending_migrations
+from gateway.storage.upkeep import prune_ledger
 from gateway.storage.workspace_key import WorkspaceKeys
 from gateway.supervisor import supervise
 
@@ -56,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     command = _add(commands, "check-config", _check_config, "read the configuration and exit")
     command.add_argument("file", nargs="?", type=Path, help="the file to check")
     _add(commands, "verify-ledger", _verify_ledger, "compare every budget with the ledger's rows")
+    _add(commands, "prune", _prune, "delete the ledger's rows that are kept no longer")
     command = _add(commands, "worker", _worker)
     command.add_argument("--listener", type=int, required=True)
     command.add_argument("--lifeline", type=int, required=True)
@@ -161,3 +164,21 @@ async def _print_differences(settings: DatabaseSettings) -> int:
             print(f"{difference.workspace_id}: {difference.reason}")
     print(f"{checked} workspaces compared, {len(differing)} differ")
     return 1 if differing else 0
+
+
+def _prune(options: argparse.Namespace) -> int:
+    return asyncio.run(_prune_ledger(_config(options)))
+
+
+async def _prune_ledger(config: Config) -> int:
+    retention = config.database.ledger_retention
+    if retention is None:
+        print("database.ledger_retention_days is 0: every row is kept")
+        return 0
+    async with open_database(config) as settings:
+        try:
+            print(f"{await prune_ledger(settings, retention)} rows deleted")
+        except StorageUnavailable as error:
+            print(f"gateway: not pruned to the end ({error.cause})", file=sys.stderr)
+            return 1
+    return 0

@@ -7,6 +7,7 @@ left alone: Kubernetes puts GATEWAY_PORT and the like into every pod beside a se
 import ipaddress
 import tomllib
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -19,15 +20,20 @@ from pydantic import (
     IPvAnyNetwork,
     SecretStr,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
 from gateway.core.networks import DEFAULT_ALLOWED, Network
+from gateway.core.periods import RETENTION_MIN
 from gateway.storage.database import DatabaseSettings
 from gateway.storage.gate import GateSettings
 
 ENVIRONMENT_PREFIX = "GATEWAY_"
 FILE_VARIABLE = "GATEWAY_CONFIG"
+
+# A period that is longer than this makes the default longer.
+RETENTION_DAYS = max(400, RETENTION_MIN.days + 1)
 
 
 class ConfigError(Exception):
@@ -94,6 +100,20 @@ class Database(Section):
     heartbeat_connections: int = Field(4, ge=1, le=100)
     operator_connections: int = Field(2, ge=1, le=100)
     statement_cache_size: int = Field(100, ge=0, le=10_000)
+    # 0 keeps every row for ever.
+    ledger_retention_days: int = Field(RETENTION_DAYS, ge=0, le=36_500)
+
+    @field_validator("ledger_retention_days")
+    @classmethod
+    def _require_windows(cls, days: int) -> int:
+        if days and timedelta(days=days) <= RETENTION_MIN:
+            raise ValueError(f"must be 0, for ever, or more than {RETENTION_MIN.days}")
+        return days
+
+    @property
+    def ledger_retention(self) -> timedelta | None:
+        """How long the ledger keeps its rows; None is for ever."""
+        return timedelta(days=self.ledger_retention_days) or None
 
 
 class BudgetCheck(Section):

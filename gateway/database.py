@@ -1,9 +1,12 @@
-"""The database that the configuration names: started, reached, migrated and checked."""
+"""The database that the configuration names: started, reached, migrated, checked, kept small."""
 
 import asyncio
+import random
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 
 import asyncpg
 import structlog
@@ -13,12 +16,17 @@ from gateway.core.errors import StorageUnavailable
 from gateway.storage.database import DatabaseSettings, require_statements, wait_until_answering
 from gateway.storage.embedded import EmbeddedPostgres, EmbeddedPostgresError, default_data_dir
 from gateway.storage.migrations import migrate
+from gateway.storage.upkeep import prune_ledger
 from gateway.storage.workspace_key import WorkspaceKeys, read_workspace_keys
 
 log = structlog.get_logger()
 
 # Right after a crash its processes may still be ending; PostgreSQL refuses to start beside them.
 RESTART_DELAY_S = 0.2
+
+# Replicas that start together do not prune together.
+PRUNE_DELAY_MAX_S = 300.0
+PRUNE_INTERVAL_S = 3600.0
 
 
 class StartError(Exception):
@@ -62,6 +70,44 @@ async def prepare_database(settings: DatabaseSettings) -> WorkspaceKeys:
     await migrate(settings)
     await require_statements(settings)
     return await read_workspace_keys(settings)
+
+
+@asynccontextmanager
+async def pruned_ledger(
+    settings: DatabaseSettings, retention: timedelta | None
+) -> AsyncIterator[None]:
+    """The ledger's old rows are deleted every hour, as long as this runs; None keeps them."""
+    if retention is None:
+        yield
+        return
+    pruning = asyncio.create_task(_keep_pruned(settings, retention))
+    try:
+        yield
+    finally:
+        pruning.cancel()
+        await asyncio.wait({pruning})
+
+
+async def _keep_pruned(settings: DatabaseSettings, retention: timedelta) -> None:
+    await asyncio.sleep(random.uniform(0, PRUNE_DELAY_MAX_S))  # noqa: S311 - no secret
+    while True:
+        await _prune(settings, retention)
+        await asyncio.sleep(PRUNE_INTERVAL_S)
+
+
+async def _prune(settings: DatabaseSettings, retention: timedelta) -> None:
+    started = time.monotonic()
+    try:
+        row_count = await prune_ledger(settings, retention)
+    except StorageUnavailable as error:
+        # What is left is there an hour later, too.
+        log.warning("ledger_prune_failed", cause=error.cause)
+    except Exception:
+        # A mistake of ours: nobody waits here who could be told, and serving does not depend on it.
+        log.exception("ledger_prune_failed")
+    else:
+        duration_s = round(time.monotonic() - started, 3)
+        log.info("ledger_pruned", rows=row_count, duration_s=duration_s)
 
 
 async def _reach(settings: DatabaseSettings, timeout_s: float) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import structlog
 
 from gateway.config import Config
-from gateway.database import StartError, open_database, prepare_database
+from gateway.database import StartError, open_database, prepare_database, pruned_ledger
 from gateway.workers import WorkerCommand, Workers
 
 log = structlog.get_logger()
@@ -50,6 +50,7 @@ async def supervise(
         keys = await _unless_stopped(stop, prepare_database(settings))
         if keys is None:
             return
+        await stack.enter_async_context(pruned_ledger(settings, config.database.ledger_retention))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-metrics-"))
         command = WorkerCommand(config_file, settings, keys, listener, folder)
         workers = Workers(command, config.server.workers, stop)

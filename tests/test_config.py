@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,13 @@ def test_variables_of_a_service_called_gateway_are_left_alone(variable: str) -> 
 def test_public_address_is_fine_with_admin_tokens() -> None:
     environment = {"GATEWAY_SERVER__HOST": "0.0.0.0", "GATEWAY_AUTH__ADMIN_TOKENS": "secret"}
     assert load_config(None, environment).server.host == "0.0.0.0"
+
+
+def test_ledger_is_never_kept_for_less_than_a_window_needs() -> None:
+    for days in ("1", "31", "-1"):
+        with pytest.raises(ConfigError, match=r"database\.ledger_retention_days: "):
+            load_config(None, {"GATEWAY_DATABASE__LEDGER_RETENTION_DAYS": days})
+    kept = load_config(None, {"GATEWAY_DATABASE__LEDGER_RETENTION_DAYS": "32"})
+    assert kept.database.ledger_retention == timedelta(days=32)
+    forever = load_config(None, {"GATEWAY_DATABASE__LEDGER_RETENTION_DAYS": "0"})
+    assert forever.database.ledger_retention is None

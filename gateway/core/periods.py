@@ -29,6 +29,10 @@ PERIODS = (
     Period("monthly", timedelta(days=30), "last 30 days"),
 )
 
+# The ledger keeps a row for longer than this: a day more than any window reaches back, because the
+# clock that tells a row's age may be another server's after a failover.
+RETENTION_MIN = max(period.length for period in PERIODS) + timedelta(days=1)
+
 PERIOD_BY_NAME = {period.name: period for period in PERIODS}
 
 # The one limit that the platform before this gateway knew: the members `budget_limit`,

@@ -55,14 +55,16 @@ def spend_at(rows: Sequence[Row], period: Period, moment: datetime) -> int:
     return sum(cents for occurred_at, cents in rows if occurred_at > moment - period.length)
 
 
-def room_at(rows: Sequence[Row], period: Period, limit_cents: int) -> datetime | None:
+def room_at(
+    rows: Sequence[Row], period: Period, limit_cents: int, now: datetime = NOW
+) -> datetime | None:
     """The earliest moment at which a row leaves and the window no longer stops a call."""
     leaving = sorted({occurred_at + period.length for occurred_at, _ in rows})
     return next(
         (
             moment
             for moment in leaving
-            if moment > NOW and spend_at(rows, period, moment) < limit_cents
+            if moment > now and spend_at(rows, period, moment) < limit_cents
         ),
         None,
     )
