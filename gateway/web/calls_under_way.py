@@ -1,12 +1,15 @@
 """The calls under way: how many there may be, and their end when the gateway stops."""
 
 import asyncio
+import socket
+import struct
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import structlog
+from aiohttp import HttpVersion11, web
 from aiohttp.web_protocol import RequestHandler
 
 from gateway.core.errors import Unavailable
@@ -14,6 +17,9 @@ from gateway.core.errors import Unavailable
 log = structlog.get_logger()
 
 RETRY_AFTER_S = 1
+
+# Closing sends a reset, and not the end of what was sent.
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 @dataclass(slots=True)
@@ -26,8 +32,8 @@ class CallsUnderWay:
 
     calls_max: int
     calls_per_workspace_max: int
-    # By connection, on which there is one call at a time.
-    _calls: set[RequestHandler] = field(default_factory=set)
+    # By connection, on which there is one call at a time; requests have no hash.
+    _calls: dict[RequestHandler, web.BaseRequest] = field(default_factory=dict)
     _by_workspace: Counter[str] = field(default_factory=Counter)
     _all_ended: asyncio.Event | None = None
 
@@ -35,18 +41,18 @@ class CallsUnderWay:
         return len(self._calls)
 
     @contextmanager
-    def enter(self, connection: RequestHandler, workspace_id: str) -> Iterator[None]:
+    def enter(self, request: web.BaseRequest, workspace_id: str) -> Iterator[None]:
         """Count the call until the context ends. Raises Unavailable beyond the limits."""
         if len(self._calls) >= self.calls_max:
             raise Unavailable("The gateway has too many calls under way.", RETRY_AFTER_S)
         if self._by_workspace[workspace_id] >= self.calls_per_workspace_max:
             raise Unavailable("This workspace has too many calls under way.", RETRY_AFTER_S)
-        self._calls.add(connection)
+        self._calls[request.protocol] = request
         self._by_workspace[workspace_id] += 1
         try:
             yield
         finally:
-            self._leave(connection, workspace_id)
+            self._leave(request, workspace_id)
 
     async def finish(self, timeout_s: float) -> None:
         """Let every call end by itself; break off those that take longer than that."""
@@ -58,11 +64,11 @@ class CallsUnderWay:
                     self._all_ended.clear()
         except TimeoutError:
             log.warning("calls_broken_off", count=len(self._calls))
-            for connection in self._calls:
-                break_off(connection)
+            for request in self._calls.values():
+                break_off(request)
 
-    def _leave(self, connection: RequestHandler, workspace_id: str) -> None:
-        self._calls.discard(connection)
+    def _leave(self, request: web.BaseRequest, workspace_id: str) -> None:
+        del self._calls[request.protocol]
         self._by_workspace[workspace_id] -= 1
         if not self._by_workspace[workspace_id]:
             del self._by_workspace[workspace_id]
@@ -70,7 +76,13 @@ class CallsUnderWay:
             self._all_ended.set()
 
 
-def break_off(connection: RequestHandler) -> None:
+def break_off(request: web.BaseRequest) -> None:
     """Show the caller a broken answer as broken (RFC 9112 section 8): no last chunk, no end."""
-    if connection.transport is not None:
-        connection.transport.abort()
+    transport = request.transport
+    if transport is None:
+        return
+    if request.version < HttpVersion11:
+        # No chunks: the answer may end with the connection, and a plain close would be its end.
+        connection = transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    transport.abort()

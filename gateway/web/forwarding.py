@@ -5,13 +5,11 @@ it was sent. A broken answer is shown broken, and a caller who leaves ends the a
 """
 
 import asyncio
-import socket
-import struct
 import time
 from collections.abc import AsyncIterator
 
 import structlog
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import hdrs, web
 
 from gateway.core.agent_card import public_base
 from gateway.core.errors import (
@@ -36,8 +34,6 @@ from gateway.web.upstream import UpstreamAnswer, UpstreamRequest
 log = structlog.get_logger()
 
 _REPLACED = ABOUT_THE_WAY | {"host", "expect", "x-request-id"}
-# Closing sends a reset, and not the end of what was sent.
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _ABSENT_FIELDS = web.ResponseKey("absent_fields", list[str])
 
 Fields = list[tuple[str, str]]
@@ -167,9 +163,9 @@ async def _stream_back(
         await _write_body(answer, upstream, services(request).config.proxy.idle_timeout_s)
     except GatewayError as error:
         # The agent's answer broke off, or the caller's body did, while the answer was under way.
-        _break_off(request, answer, error.detail)
+        _break_off(request, error.detail)
     except TimeoutError:
-        _break_off(request, answer, "The caller read nothing for too long.")
+        _break_off(request, "The caller read nothing for too long.")
     except ConnectionError:
         # The caller left; aiohttp finds out by itself, and the agent's connection is closed.
         log.info("caller_left")
@@ -202,14 +198,9 @@ def _answer_head(
     return answer
 
 
-def _break_off(request: web.Request, answer: web.StreamResponse, detail: str) -> None:
+def _break_off(request: web.Request, detail: str) -> None:
     log.warning("answer_broken_off", detail=detail)
-    is_ended_by_close = answer.content_length is None and request.version < HttpVersion11
-    if is_ended_by_close and request.transport is not None:
-        # Closing would be the end of a whole answer (RFC 9112 section 8).
-        connection = request.transport.get_extra_info("socket")
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-    break_off(request.protocol)
+    break_off(request)
 
 
 async def remove_added_fields(_request: web.Request, answer: web.StreamResponse) -> None:

@@ -76,7 +76,7 @@ async def proxy_call(request: web.Request) -> web.StreamResponse:
 async def _answer(request: web.Request, trace: Trace) -> web.StreamResponse:
     target = read_call_target(request.raw_path)
     trace.workspace_id = target.workspace_id
-    with services(request).calls_under_way.enter(request.protocol, target.workspace_id):
+    with services(request).calls_under_way.enter(request, target.workspace_id):
         return await _answer_admitted(request, target, trace)
 
 

@@ -177,7 +177,7 @@ class _Protocol(RequestHandler):
         except TimeoutError:
             # Nobody reads it; a stream's end is written before, with a deadline of its own.
             log.info("answer_not_read")
-            break_off(self)
+            break_off(request)
             return resp, True
         is_unreadable = request.method == ERROR.method
         if not is_gone and (is_unreadable or not request.content.is_eof()):

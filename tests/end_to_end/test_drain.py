@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from tests.end_to_end.serving import Serving, register, serving
+from tests.raw import connect
 from tests.running import Agent, until
 
 KEEPING = 6
@@ -130,8 +131,9 @@ async def _is_closed_to_strangers(url: str) -> bool:
         return answer.status == 401
 
 
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
 async def test_open_event_streams_are_broken_off_at_the_drain_limit(
-    tmp_path: Path, dsn: str, agent: Agent
+    tmp_path: Path, dsn: str, agent: Agent, version: str
 ) -> None:
     cancelled = asyncio.Event()
 
@@ -148,13 +150,14 @@ async def test_open_event_streams_are_broken_off_at_the_drain_limit(
 
     agent.respond = respond
     variables = {"GATEWAY_DATABASE__DSN": dsn, "GATEWAY_SERVER__DRAIN_TIMEOUT_S": "0.5"}
-    async with serving(tmp_path, **variables) as gateway, aiohttp.ClientSession() as client:
+    async with serving(tmp_path, **variables) as gateway:
         await register(gateway.url, "w", agent.url)
-        async with client.get(f"{gateway.url}/workspaces/w/a2a") as answer:
-            assert await answer.content.readany() == b"data: 1\n\n"
+        async with connect(gateway.url) as caller:
+            caller.send(f"GET /workspaces/w/a2a HTTP/{version}\r\nHost: gateway\r\n\r\n".encode())
+            await caller.until(lambda: b"data: 1\n\n" in caller.received)
             assert await gateway.stop() == 0
-            with pytest.raises(aiohttp.ClientPayloadError):
-                await answer.content.readany()
+            await caller.ended()
+            assert not caller.has_whole_answer
         async with asyncio.timeout(5):
             await cancelled.wait()
 
