@@ -189,8 +189,12 @@ class Connections:
             try:
                 return await operation(await self._connected(lane))
             except BaseException as error:
+                is_cut_off = lane.connection is None or lane.connection.is_closed()
                 if not isinstance(error, (*CALLER_ERRORS, GatewayError)):
                     lane.drop()
+                if is_cut_off and isinstance(error, AttributeError):
+                    # The driver does not expect its connection to go between two of its steps.
+                    raise StorageUnavailable("timeout") from error
                 if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
                     self._leave_server()
                 raise

@@ -1,6 +1,8 @@
 """Connections keep their deadlines whatever the server, the driver or the caller does."""
 
 import asyncio
+import contextlib
+from collections.abc import Awaitable
 from dataclasses import replace
 
 import asyncpg
@@ -8,7 +10,8 @@ import pytest
 
 from gateway.core.errors import Conflict, StorageUnavailable
 from gateway.storage import database
-from gateway.storage.database import Connections, DatabaseSettings
+from gateway.storage.budgets import read_budgets
+from gateway.storage.database import Connection, Connections, DatabaseSettings
 from gateway.storage.gate import Gate, GateSettings
 from gateway.storage.workspace_key import WorkspaceKeys
 from tests.running import until
@@ -27,6 +30,18 @@ async def test_operation_whose_caller_left_gives_its_connection_back_at_the_dead
         caller.cancel()
         one = await connections.run(lambda each: each.fetchval("SELECT 1"), timeout_s=5)
     assert one == 1
+
+
+async def test_deadline_between_any_two_steps_of_the_driver_is_no_mistake_of_ours(dsn: str) -> None:
+    def read(connection: Connection) -> Awaitable[object]:
+        return read_budgets(connection, ["w"])
+
+    for attempt in range(80):
+        # Preparing a statement takes the driver several steps, and every connection does it anew.
+        async with Connections(DatabaseSettings(dsn), 1) as connections:
+            await connections.run(lambda each: each.fetchval("SELECT 1"), timeout_s=5)
+            with contextlib.suppress(StorageUnavailable):
+                await connections.run(read, timeout_s=0.0005 + attempt * 0.0001)
 
 
 async def test_server_ends_a_statement_that_was_given_up_here(
