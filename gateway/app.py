@@ -1,5 +1,6 @@
 """The application: which parts there are and how they are put together."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from gateway.web import forwarding, heartbeats, ops, proxy, registrations, works
 from gateway.web.access import Access, token_sha256
 from gateway.web.admission import Admissions
 from gateway.web.calls_under_way import CallsUnderWay
+from gateway.web.dispatch import CALL_ROUTE
 from gateway.web.metrics import Metrics
 from gateway.web.problems import answer_errors, end_connection
 from gateway.web.request_gate import refuse_faulty
@@ -32,7 +34,7 @@ def create_app(config: Config, keys: WorkspaceKeys) -> web.Application:
     """
     app = web.Application(middlewares=[carry_request_id, refuse_faulty, answer_errors])
     app.on_response_prepare.append(answer_request_id)
-    app.on_response_prepare.append(forwarding.remove_added_fields)
+    app.on_response_prepare.append(forwarding.remove_server_field)
     app.on_response_prepare.append(close_when_draining)
     app[SERVICES] = create_services(config, keys)
     app.cleanup_ctx.append(open_services)
@@ -58,8 +60,8 @@ def add_routes(router: web.UrlDispatcher) -> None:
     get("/workspaces/{id}/spend", workspaces.get_spend)
     for name in ("agent-card.json", "agent.json"):
         get(f"/workspaces/{{id}}/.well-known/{name}", proxy.proxy_call)
-    for path in ("/workspaces/{id}/a2a", "/workspaces/{id}/a2a/{tail:.*}"):
-        add("*", path, proxy.proxy_call)
+    add("*", "/workspaces/{id}/a2a", proxy.proxy_call, name=CALL_ROUTE)
+    add("*", "/workspaces/{id}/a2a/{tail:.*}", proxy.proxy_call)
 
 
 def create_services(config: Config, keys: WorkspaceKeys) -> Services:
@@ -118,8 +120,11 @@ async def open_services(app: web.Application) -> AsyncIterator[None]:
     """Connect to the database and open the client, for as long as the application runs."""
     parts = app[SERVICES]
     await parts.gate.open()
+    flushing = asyncio.create_task(parts.metrics.keep_flushing())
     async with parts.upstream:
         yield
+    flushing.cancel()
+    parts.metrics.flush()
     await parts.gate.close()
     for connections in parts.connections.values():
         await connections.close()

@@ -2,10 +2,15 @@
 
 import logging
 import sys
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import orjson
 import structlog
+from structlog.typing import EventDict
+
+# Of the request that the current task answers.
+LOGGED_REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
 def configure_logs(level: str, format_: Literal["console", "json"] | None) -> None:
@@ -13,7 +18,7 @@ def configure_logs(level: str, format_: Literal["console", "json"] | None) -> No
     is_console = format_ == "console" or (format_ is None and sys.stderr.isatty())
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            _add_request_id,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *_renderers(is_console),
@@ -26,6 +31,12 @@ def configure_logs(level: str, format_: Literal["console", "json"] | None) -> No
     )
     # aiohttp and asyncio log with the standard library; their warnings belong here too.
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s", force=True)
+
+
+def _add_request_id(_logger: object, _method: str, event: EventDict) -> EventDict:
+    if (request_id := LOGGED_REQUEST_ID.get()) is not None:
+        event["request_id"] = request_id
+    return event
 
 
 def _renderers(is_console: bool) -> list[Any]:

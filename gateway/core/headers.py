@@ -1,7 +1,7 @@
 """Which header fields pass a proxy, and the fields that tell a caller of its limits."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Set
 from datetime import timedelta
 
 from gateway.core.budget import Budget, WindowSpend, retry_at
@@ -21,19 +21,19 @@ HOP_BY_HOP = frozenset(
 )
 
 
-def end_to_end(fields: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The fields that go on to the next hop, doubles and order kept.
+def end_to_end(
+    fields: Iterable[tuple[str, str]], dropped: Set[str] = frozenset()
+) -> list[tuple[str, str]]:
+    """The fields that go on to the next hop, doubles and order kept, less the `dropped` names.
 
     What `Connection` names is removed too, whatever it names: it was meant for this hop.
     """
-    named = {
-        option.strip().lower()
-        for name, value in fields
-        if name.lower() == "connection"
-        for option in value.split(",")
-    }
-    removed = HOP_BY_HOP | named
-    return [(name, value) for name, value in fields if name.lower() not in removed]
+    lowered = [(field[0].lower(), field) for field in fields]
+    removed = HOP_BY_HOP | dropped
+    for name, (_, value) in lowered:
+        if name == "connection":
+            removed |= {option.strip().lower() for option in value.split(",")}
+    return [field for name, field in lowered if name not in removed]
 
 
 def rate_limit_fields(budget: Budget) -> dict[str, str]:

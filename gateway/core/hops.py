@@ -83,5 +83,8 @@ def _forwarded(hop: Hop) -> str:
 
 def _listed(fields: Fields, name: str) -> list[str]:
     """The members of a list that may be spread over several fields (RFC 9110 section 5.3)."""
-    values = [value for field, value in fields if field.lower() == name]
+    length = len(name)
+    values = [value for field, value in fields if len(field) == length and field.lower() == name]
+    if not values:
+        return values
     return [member.strip() for value in values for member in value.split(",") if member.strip()]

@@ -7,6 +7,7 @@ that was checked.
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import unquote
 
 from gateway.core.errors import BadGateway, BadRequest, NotFound
@@ -73,6 +74,7 @@ class AgentUrl:
     query: str
 
 
+@lru_cache(maxsize=4096)
 def read_agent_url(url: str) -> AgentUrl:
     """Take an agent's URL apart. Raises ValueError for one that not every reader reads alike."""
     match = _AGENT_URL.fullmatch(url)
@@ -82,6 +84,7 @@ def read_agent_url(url: str) -> AgentUrl:
     return AgentUrl(match["origin"], host, match["path"], match["query"] or "")
 
 
+@lru_cache(maxsize=1024)
 def read_call_target(target: str) -> CallTarget:
     """Read a request target in origin or absolute form. Raises NotFound and BadRequest."""
     path, _, query = _without_authority(target).partition("?")

@@ -9,6 +9,7 @@ import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from gateway.core.errors import BadGateway
@@ -44,6 +45,7 @@ class Destination:
     target: str
 
 
+@lru_cache(maxsize=1024)
 def read_destination(url: str) -> Destination:
     """The parts of a URL. Raises BadGateway for one that a connection cannot be made from."""
     match = _URL.fullmatch(url)

@@ -8,7 +8,7 @@ import asyncio
 import json
 import re
 import zlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
 import orjson
@@ -131,7 +131,7 @@ class RpcCards:
     """
 
     agent_url: str
-    public_base: str
+    public_base: Callable[[], str]
     question: CardQuestion
 
     def see(self, part: bytes) -> None:
@@ -159,7 +159,7 @@ class RpcCards:
             document = _read_document(body, _listed(fields, "content-encoding"))
         except BadGateway:
             return fields, body
-        rewritten = rewrite_rpc_answer(document, self.agent_url, self.public_base)
+        rewritten = rewrite_rpc_answer(document, self.agent_url, self.public_base())
         if rewritten is None:
             return fields, body
         text = _write(rewritten)

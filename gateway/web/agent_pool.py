@@ -41,7 +41,7 @@ class AgentPool:
             if not idle:
                 del self._idle[origin]
             is_fresh = now - connection.idle_since < KEEPALIVE_TIMEOUT_S
-            if is_fresh and connection.is_reusable and connection.is_quiet:
+            if is_fresh and connection.is_open and connection.is_quiet:
                 return connection
             connection.end()
         return await self._connect(origin)

@@ -4,8 +4,6 @@ import asyncio
 import socket
 import struct
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import structlog
@@ -40,19 +38,23 @@ class CallsUnderWay:
     def __len__(self) -> int:
         return len(self._calls)
 
-    @contextmanager
-    def enter(self, request: web.BaseRequest, workspace_id: str) -> Iterator[None]:
-        """Count the call until the context ends. Raises Unavailable beyond the limits."""
+    def enter(self, request: web.BaseRequest, workspace_id: str) -> None:
+        """Count the call until it leaves. Raises Unavailable beyond the limits."""
         if len(self._calls) >= self.calls_max:
             raise Unavailable("The gateway has too many calls under way.", RETRY_AFTER_S)
         if self._by_workspace[workspace_id] >= self.calls_per_workspace_max:
             raise Unavailable("This workspace has too many calls under way.", RETRY_AFTER_S)
         self._calls[request.protocol] = request
         self._by_workspace[workspace_id] += 1
-        try:
-            yield
-        finally:
-            self._leave(request, workspace_id)
+
+    def leave(self, request: web.BaseRequest, workspace_id: str) -> None:
+        """Count the call no more: it ended."""
+        del self._calls[request.protocol]
+        self._by_workspace[workspace_id] -= 1
+        if not self._by_workspace[workspace_id]:
+            del self._by_workspace[workspace_id]
+        if not self._calls and self._all_ended is not None:
+            self._all_ended.set()
 
     async def finish(self, timeout_s: float) -> None:
         """Let every call end by itself; break off those that take longer than that."""
@@ -66,14 +68,6 @@ class CallsUnderWay:
             log.warning("calls_broken_off", count=len(self._calls))
             for request in self._calls.values():
                 break_off(request)
-
-    def _leave(self, request: web.BaseRequest, workspace_id: str) -> None:
-        del self._calls[request.protocol]
-        self._by_workspace[workspace_id] -= 1
-        if not self._by_workspace[workspace_id]:
-            del self._by_workspace[workspace_id]
-        if not self._calls and self._all_ended is not None:
-            self._all_ended.set()
 
 
 def break_off(request: web.BaseRequest) -> None:

@@ -6,11 +6,13 @@ it was sent. A broken answer is shown broken, and a caller who leaves ends the a
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 
 import structlog
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
+from gateway.config import Proxy
 from gateway.core.agent_card import public_base
 from gateway.core.errors import (
     BadRequest,
@@ -22,98 +24,106 @@ from gateway.core.errors import (
 from gateway.core.framing import is_host
 from gateway.core.headers import end_to_end
 from gateway.core.hops import ABOUT_THE_WAY, Hop, fields_of_the_way, has_passed, public_origin
-from gateway.core.networks import is_in, read_address
+from gateway.core.networks import Network, is_in, read_address
 from gateway.core.target import host_of
 from gateway.web.agent_cards import RpcCards
+from gateway.web.call_answer import CallAnswer
 from gateway.web.calls_under_way import break_off
 from gateway.web.expectation import continue_if_expected
 from gateway.web.request_id import REQUEST_ID
-from gateway.web.services import services
+from gateway.web.services import Services
 from gateway.web.upstream import UpstreamAnswer, UpstreamRequest
 
 log = structlog.get_logger()
 
 _REPLACED = ABOUT_THE_WAY | {"host", "expect", "x-request-id"}
-_ABSENT_FIELDS = web.ResponseKey("absent_fields", list[str])
+_REQUEST_ID_FIELD = frozenset({"x-request-id"})
 
 Fields = list[tuple[str, str]]
 
 
-async def forward(
-    request: web.Request, url: str, read: bytes | None, cards: RpcCards, added: Fields
-) -> web.StreamResponse:
-    """Send the call to `url` and stream the answer back with the `added` fields.
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """How a call came here: its fields as they were received, and the hop that they came over."""
 
-    `read` is the body where it had to be read before. Raises BadGateway, GatewayTimeout, and
-    ContentTooLarge, RequestTimeout or BadRequest for the caller's body.
+    fields: Fields
+    hop: Hop
+
+
+def read_arrival(request: web.Request, trusted: Sequence[Network]) -> Arrival:
+    """Who opened the connection that a request came on, and what it asked for.
+
+    `trusted` are the networks of the proxies in front of this gateway.
     """
-    metrics = services(request).metrics
-    body = request_body(request, read, cards)
-    outgoing = UpstreamRequest(request.method, url, request_fields(request), body)
-    started = time.perf_counter()
-    async with services(request).upstream.exchange(outgoing) as answer:
-        metrics.first_byte_seconds.observe(time.perf_counter() - started)
-        try:
-            return await _stream_back(request, await cards.rewritten(answer), added)
-        finally:
-            metrics.upstream_seconds.observe(time.perf_counter() - started)
-
-
-def hop_of(request: web.Request) -> Hop:
-    """Who opened the connection that a request came on, and what it asked for."""
-    trusted = services(request).config.server.trusted_networks
+    fields = [(field.decode(), value.decode()) for field, value in request.raw_headers]
     peer = request.remote
     is_trusted = bool(peer and trusted) and is_in(read_address(peer or ""), trusted)
-    version = f"{request.version.major}.{request.version.minor}"
-    return Hop(peer or "unknown", request.scheme, _host(request), version, is_trusted)
+    version = "1.1" if request.version == HttpVersion11 else "1.0"
+    hop = Hop(peer or "unknown", request.scheme, _host(request), version, is_trusted)
+    return Arrival(fields, hop)
 
 
 def _host(request: web.Request) -> str:
     """How the caller calls us; our own address towards HTTP/1.0, which need not say."""
-    # Not request.host: without a Host it asks the name service, and waits for it.
-    for host in (host_of(request.raw_path), request.headers.get(hdrs.HOST)):
-        if host and is_host(host.encode()):
-            return host
+    # A Host that is there was checked before. Not request.host: without one it asks the name
+    # service, and waits for it.
+    named = host_of(request.raw_path)
+    if named is not None and is_host(named.encode()):
+        return named
+    if (host := request.headers.get(hdrs.HOST)) is not None:
+        return host
     host, port = request.transport.get_extra_info("sockname")[:2] if request.transport else ("", 0)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def public_base_of(request: web.Request, workspace_id: str) -> str:
+def public_base_of(parts: Services, arrival: Arrival, workspace_id: str) -> str:
     """The workspace's address for callers: below the public URL, or as this one reached us."""
-    public_url = services(request).config.server.public_url
-    origin = public_origin(_received(request), hop_of(request))
+    public_url = parts.config.server.public_url
+    origin = public_origin(arrival.fields, arrival.hop)
     base = None if public_url is None else str(public_url)
     return public_base(base, origin.scheme, origin.host, workspace_id)
 
 
-def request_fields(request: web.Request) -> Fields:
+def request_fields(arrival: Arrival, name: str, request_id: str) -> Fields:
     """The fields that the agent gets: the caller's own, less the hop's, and who the caller is.
 
-    Raises LoopDetected for a call that was here before.
+    `name` is the gateway's own. Raises LoopDetected for a call that was here before.
     """
-    name = services(request).config.server.name
-    received = _received(request)
-    if has_passed(received, name):
+    if has_passed(arrival.fields, name):
         raise LoopDetected("This call was here before: an agent's URL leads back to the gateway.")
-    passing = [
-        (field, value) for field, value in end_to_end(received) if field.lower() not in _REPLACED
-    ]
-    way = fields_of_the_way(received, hop_of(request), name)
-    return [*passing, *way, ("X-Request-ID", request[REQUEST_ID])]
+    passing = end_to_end(arrival.fields, _REPLACED)
+    way = fields_of_the_way(arrival.fields, arrival.hop, name)
+    return [*passing, *way, ("X-Request-ID", request_id)]
 
 
-def _received(request: web.Request) -> Fields:
-    return [(field.decode(), value.decode()) for field, value in request.raw_headers]
+async def forward(
+    request: web.Request,
+    parts: Services,
+    outgoing: UpstreamRequest,
+    cards: RpcCards,
+    added: Fields,
+) -> web.StreamResponse:
+    """Send the call to its agent and stream the answer back with the `added` fields.
+
+    Raises BadGateway, GatewayTimeout, and what reading the caller's body raises.
+    """
+    started = time.perf_counter()
+    async with parts.upstream.exchange(outgoing) as answer:
+        parts.metrics.first_byte_seconds.observe(time.perf_counter() - started)
+        try:
+            return await _stream_back(request, parts, await cards.rewritten(answer), added)
+        finally:
+            parts.metrics.upstream_seconds.observe(time.perf_counter() - started)
 
 
 def request_body(
-    request: web.Request, read: bytes | None, cards: RpcCards
+    request: web.Request, config: Proxy, read: bytes | None, cards: RpcCards
 ) -> bytes | AsyncIterator[bytes] | None:
     """The body as the agent gets it: at once where all of it is here, else as it arrives.
 
     Raises ContentTooLarge where its length is known; else the iterator does.
     """
-    bytes_max = services(request).config.proxy.request_body_bytes_max
+    bytes_max = config.request_body_bytes_max
     if (request.content_length or 0) > bytes_max:
         raise _too_large(bytes_max)
     if not request.body_exists:
@@ -121,21 +131,20 @@ def request_body(
     if read is None and request.content.is_eof() and request.content.exception() is None:
         read = request.content.read_nowait()
     if read is None:
-        return _arriving(request, cards, bytes_max)
+        return _arriving(request, config, cards)
     if len(read) > bytes_max:
         raise _too_large(bytes_max)
     cards.see(read)
     return read
 
 
-async def _arriving(request: web.Request, cards: RpcCards, bytes_max: int) -> AsyncIterator[bytes]:
+async def _arriving(request: web.Request, config: Proxy, cards: RpcCards) -> AsyncIterator[bytes]:
     await continue_if_expected(request)
-    timeout_s = services(request).config.proxy.request_body_timeout_s
     body_bytes = 0
-    while chunk := await _next_part(request, timeout_s):
+    while chunk := await _next_part(request, config.request_body_timeout_s):
         body_bytes += len(chunk)
-        if body_bytes > bytes_max:
-            raise _too_large(bytes_max)
+        if body_bytes > config.request_body_bytes_max:
+            raise _too_large(config.request_body_bytes_max)
         cards.see(chunk)
         yield chunk
 
@@ -155,12 +164,24 @@ def _too_large(bytes_max: int) -> ContentTooLarge:
 
 
 async def _stream_back(
-    request: web.Request, upstream: UpstreamAnswer, added: Fields
+    request: web.Request, parts: Services, upstream: UpstreamAnswer, added: Fields
 ) -> web.StreamResponse:
-    answer = _answer_head(request, upstream, added)
+    fields = [*end_to_end(upstream.headers, _REQUEST_ID_FIELD), *added]
+    fields.append(("X-Request-ID", request[REQUEST_ID]))
+    answer = CallAnswer(
+        request,
+        upstream.status,
+        upstream.reason,
+        fields,
+        # What was not read must not be taken for the next request.
+        is_last=parts.is_draining or not request.content.is_eof(),
+        idle_timeout_s=parts.config.proxy.idle_timeout_s,
+    )
     try:
-        await answer.prepare(request)
-        await _write_body(answer, upstream, services(request).config.proxy.idle_timeout_s)
+        # Every chunk goes on at once: an event stream must not wait for a buffer to fill.
+        async for chunk in upstream.chunks:
+            await answer.write(chunk)
+        await answer.write_eof()
     except GatewayError as error:
         # The agent's answer broke off, or the caller's body did, while the answer was under way.
         _break_off(request, error.detail)
@@ -172,38 +193,11 @@ async def _stream_back(
     return answer
 
 
-async def _write_body(
-    answer: web.StreamResponse, upstream: UpstreamAnswer, idle_timeout_s: float
-) -> None:
-    # Every chunk goes on at once: an event stream must not wait for a buffer to fill.
-    async for chunk in upstream.chunks:
-        async with asyncio.timeout(idle_timeout_s):
-            await answer.write(chunk)
-    async with asyncio.timeout(idle_timeout_s):
-        await answer.write_eof()
-
-
-def _answer_head(
-    request: web.Request, upstream: UpstreamAnswer, added: Fields
-) -> web.StreamResponse:
-    answer = web.StreamResponse(status=upstream.status, reason=upstream.reason)
-    answer.headers.extend(end_to_end(upstream.headers))
-    answer.headers.extend(added)
-    # aiohttp writes these fields into every answer; here they are the agent's or nobody's.
-    written: tuple[str, ...] = (hdrs.CONTENT_TYPE, hdrs.SERVER)
-    answer[_ABSENT_FIELDS] = [name for name in written if name not in answer.headers]
-    if not request.content.is_eof():
-        # What was not read must not be taken for the next request.
-        answer.force_close()
-    return answer
-
-
 def _break_off(request: web.Request, detail: str) -> None:
     log.warning("answer_broken_off", detail=detail)
     break_off(request)
 
 
-async def remove_added_fields(_request: web.Request, answer: web.StreamResponse) -> None:
-    """Take out of an answer what aiohttp added: its version, and what the agent did not send."""
-    for name in answer.get(_ABSENT_FIELDS, [hdrs.SERVER]):
-        answer.headers.popall(name, None)
+async def remove_server_field(_request: web.Request, answer: web.StreamResponse) -> None:
+    """Take out of an answer what aiohttp added: its name and version."""
+    answer.headers.popall(hdrs.SERVER, None)

@@ -9,6 +9,7 @@ import contextlib
 import re
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import orjson
 import structlog
@@ -30,9 +31,18 @@ from gateway.core.target import CallTarget, read_call_target
 from gateway.web import metrics
 from gateway.web.admission import Admission
 from gateway.web.agent_cards import CardCall, RpcCards, answer_card
-from gateway.web.forwarding import Fields, forward, public_base_of, request_fields
+from gateway.web.forwarding import (
+    Fields,
+    forward,
+    public_base_of,
+    read_arrival,
+    request_body,
+    request_fields,
+)
 from gateway.web.json_body import read_body
+from gateway.web.request_id import REQUEST_ID
 from gateway.web.services import Services, services
+from gateway.web.upstream import UpstreamRequest
 
 log = structlog.get_logger()
 
@@ -60,8 +70,9 @@ class Trace:
 async def proxy_call(request: web.Request) -> web.StreamResponse:
     """Answer a call, and count and log what became of it."""
     trace = Trace(time.perf_counter())
+    parts = services(request)
     try:
-        answer = await _answer(request, trace)
+        answer = await _answer(request, parts, trace)
         trace.status = answer.status
         return answer
     except GatewayError as error:
@@ -70,32 +81,35 @@ async def proxy_call(request: web.Request) -> web.StreamResponse:
         trace.outcome = metrics.UPSTREAM_ERROR if is_upstream else metrics.REJECTED
         raise
     finally:
-        _end(request, trace)
+        _end(request, parts, trace)
 
 
-async def _answer(request: web.Request, trace: Trace) -> web.StreamResponse:
+async def _answer(request: web.Request, parts: Services, trace: Trace) -> web.StreamResponse:
     target = read_call_target(request.raw_path)
     trace.workspace_id = target.workspace_id
-    with services(request).calls_under_way.enter(request, target.workspace_id):
-        return await _answer_admitted(request, target, trace)
+    parts.calls_under_way.enter(request, target.workspace_id)
+    try:
+        return await _answer_admitted(request, parts, target, trace)
+    finally:
+        parts.calls_under_way.leave(request, target.workspace_id)
 
 
 async def _answer_admitted(
-    request: web.Request, target: CallTarget, trace: Trace
+    request: web.Request, parts: Services, target: CallTarget, trace: Trace
 ) -> web.StreamResponse:
-    admission = await services(request).admissions.admit(target.workspace_id)
+    admission = await parts.admissions.admit(target.workspace_id)
     body = None
     if admission.is_over_budget and not is_free_by_method(request.method):
         body, call = await _inspect(request, target)
         if not call.is_free:
             trace.outcome = metrics.REFUSED
-            return _refuse(services(request), admission, call)
+            return _refuse(parts, admission, call)
     trace.outcome = metrics.SKIPPED_CHECK if admission.is_check_skipped else metrics.FORWARDED
     if admission.agent_url is None:
         raise Unavailable("This workspace's agent has not registered.", REGISTER_RETRY_S)
     added = [CHECK_SKIPPED] if admission.is_check_skipped else []
     try:
-        return await _ask_agent(request, target, admission.agent_url, body, added)
+        return await _ask_agent(request, parts, target, admission.agent_url, body, added)
     except GatewayError as error:
         # Our own answer in the agent's place tells of a skipped check, too.
         error.headers.update(added)
@@ -103,17 +117,30 @@ async def _answer_admitted(
 
 
 async def _ask_agent(
-    request: web.Request, target: CallTarget, agent_url: str, body: bytes | None, added: Fields
+    request: web.Request,
+    parts: Services,
+    target: CallTarget,
+    agent_url: str,
+    read: bytes | None,
+    added: Fields,
 ) -> web.StreamResponse:
-    """The agent's answer, with the addresses in its cards leading here."""
-    base = public_base_of(request, target.workspace_id)
+    """The agent's answer, with the addresses in its cards leading here.
+
+    `read` is the body where it had to be read before.
+    """
+    config = parts.config
+    arrival = read_arrival(request, config.server.trusted_networks)
+    fields = request_fields(arrival, config.server.name, request[REQUEST_ID])
+    public_base = partial(public_base_of, parts, arrival, target.workspace_id)
     if request.method in (hdrs.METH_GET, hdrs.METH_HEAD) and is_card_path(target.path):
-        fields = request_fields(request)
-        answer = await answer_card(request, CardCall(target, agent_url, base, fields))
+        call = CardCall(target, agent_url, public_base(), fields)
+        answer = await answer_card(request, call)
         answer.headers.extend(added)
         return answer
-    cards = RpcCards(agent_url, base, CardQuestion(is_asked=not _is_readable(request)))
-    return await forward(request, target.upstream_url(agent_url), body, cards, added)
+    cards = RpcCards(agent_url, public_base, CardQuestion(is_asked=not _is_readable(request)))
+    body = request_body(request, config.proxy, read, cards)
+    outgoing = UpstreamRequest(request.method, target.upstream_url(agent_url), fields, body)
+    return await forward(request, parts, outgoing, cards, added)
 
 
 async def _inspect(request: web.Request, target: CallTarget) -> tuple[bytes | None, Call]:
@@ -134,6 +161,8 @@ def _is_readable(request: web.Request) -> bool:
     if hdrs.CONTENT_ENCODING in request.headers:
         return False
     types = request.headers.getall(hdrs.CONTENT_TYPE, [])
+    if types == ["application/json"]:
+        return True
     charsets = _CHARSET.findall(";".join(types).lower())
     return len(types) <= 1 and all(charset in ("utf-8", "utf8") for charset in charsets)
 
@@ -152,10 +181,10 @@ def _refuse(parts: Services, admission: Admission, call: Call) -> web.Response:
     )
 
 
-def _end(request: web.Request, trace: Trace) -> None:
+def _end(request: web.Request, parts: Services, trace: Trace) -> None:
     duration_s = time.perf_counter() - trace.started
     status_class = f"{trace.status // 100}xx" if trace.status else "cancelled"
-    services(request).metrics.calls.labels(trace.outcome, status_class).inc()
+    parts.metrics.count_call(trace.outcome, status_class)
     log.info(
         "call",
         workspace_id=trace.workspace_id,

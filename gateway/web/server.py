@@ -23,7 +23,9 @@ from gateway.core.errors import (
     Unavailable,
     VersionNotSupported,
 )
+from gateway.web.call_answer import CallAnswer
 from gateway.web.calls_under_way import break_off
+from gateway.web.dispatch import calls_first
 from gateway.web.problems import problem, problem_bytes
 from gateway.web.request_gate import gated
 
@@ -67,6 +69,7 @@ class Runner(web.AppRunner):
         # aiohttp has no option for the class of its protocol.
         server.__class__ = _Server
         server.connections_max = self._connections_max
+        server.request_handler = cast("Any", calls_first(self.app, server.request_handler))
         server.request_factory = gated(server.request_factory)
         # A misspelt option fails here; at the first connection it would be too late.
         server()
@@ -110,6 +113,11 @@ class _Protocol(RequestHandler):
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX:
                 self._refuse_head(HeaderTooLarge("The header is too large."))
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Go on after a pause; aiohttp asks for it at every read, and would parse nothing anew."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
 
     def close(self) -> None:
         """Take no further request. Called for every connection when the worker stops."""
@@ -171,14 +179,17 @@ class _Protocol(RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send the rest of an answer, and hang up if the caller may not have finished."""
-        try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                resp, is_gone = await super().finish_response(request, resp, start_time)
-        except TimeoutError:
-            # Nobody reads it; a stream's end is written before, with a deadline of its own.
-            log.info("answer_not_read")
-            break_off(request)
-            return resp, True
+        if isinstance(resp, CallAnswer):
+            # It was sent before, with a deadline of its own.
+            resp, is_gone = await super().finish_response(request, resp, start_time)
+        else:
+            try:
+                async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                    resp, is_gone = await super().finish_response(request, resp, start_time)
+            except TimeoutError:
+                log.info("answer_not_read")
+                break_off(request)
+                return resp, True
         is_unreadable = request.method == ERROR.method
         if not is_gone and (is_unreadable or not request.content.is_eof()):
             await self._hang_up()

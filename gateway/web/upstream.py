@@ -7,13 +7,12 @@ nothing else knows connections. Nothing is added, decoded or followed, and nothi
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Self
 
 from aiohttp.streams import StreamReader
 
-from gateway.core.errors import BadGateway, GatewayError, GatewayTimeout
+from gateway.core.errors import BadGateway, GatewayError
 from gateway.core.networks import Network
 from gateway.web.agent_address import Destination, read_destination
 from gateway.web.agent_connection import AgentConnection, AnswerHead
@@ -69,40 +68,74 @@ class Upstream:
     async def __aexit__(self, *_: object) -> None:
         self._pool.close()
 
-    @asynccontextmanager
-    async def exchange(self, request: UpstreamRequest) -> AsyncIterator[UpstreamAnswer]:
-        """Send a request and yield the answer once its head is there.
+    def exchange(self, request: UpstreamRequest) -> "Exchange":
+        """`async with` it: sends the request, and gives the answer once its head is there.
 
         Raises BadGateway, GatewayTimeout, and what reading the request's body raises.
         """
-        destination = read_destination(request.url)
-        connection = await self._pool.take(destination.origin)
-        try:
-            message, body = await self._first_byte(connection, request, destination)
-            fields = [(name.decode(), value.decode()) for name, value in message.raw_headers]
-            yield UpstreamAnswer(message.code, message.reason, fields, self._chunks(body))
-        finally:
-            self._pool.give_back(destination.origin, connection)
+        return Exchange(self._pool, self._settings, request)
 
-    async def _first_byte(
-        self, connection: AgentConnection, request: UpstreamRequest, destination: Destination
-    ) -> AnswerHead:
-        deadline = _FirstByteDeadline(connection, self._settings.first_byte_timeout_s)
+
+class Exchange:
+    """A request and its answer, on a connection of their own for that time."""
+
+    def __init__(
+        self, pool: AgentPool, settings: UpstreamSettings, request: UpstreamRequest
+    ) -> None:
+        self._pool = pool
+        self._settings = settings
+        self._request = request
+        self._destination = read_destination(request.url)
+
+    async def __aenter__(self) -> UpstreamAnswer:
+        self._connection = await self._pool.take(self._destination.origin)
         try:
-            return await _send(connection, request, destination, deadline.restart)
+            message, body = await self._first_byte()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        fields = [(name.decode(), value.decode()) for name, value in message.raw_headers]
+        chunks = _Chunks(self._connection, body, self._settings.idle_timeout_s)
+        return UpstreamAnswer(message.code, message.reason, fields, chunks)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._pool.give_back(self._destination.origin, self._connection)
+
+    async def _first_byte(self) -> AnswerHead:
+        deadline = _FirstByteDeadline(self._connection, self._settings.first_byte_timeout_s)
+        try:
+            return await _send(self._connection, self._request, self._destination, deadline.restart)
         finally:
             deadline.stop()
 
-    async def _chunks(self, body: StreamReader) -> Chunks:
-        while True:
-            try:
-                async with asyncio.timeout(self._settings.idle_timeout_s):
-                    chunk = await body.readany()
-            except TimeoutError:
-                raise GatewayTimeout("The agent fell silent within its answer.") from None
-            if not chunk:
-                return
-            yield chunk
+
+class _Chunks:
+    """The body of an answer, every read by itself; the agent may be silent only for so long."""
+
+    def __init__(self, connection: AgentConnection, body: StreamReader, timeout_s: float) -> None:
+        self._connection = connection
+        self._body = body
+        self._timeout_s = timeout_s
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        # Mostly it is here already, and needs no deadline.
+        chunk = self._body.read_nowait()
+        if not chunk and not self._body.at_eof():
+            chunk = await self._wait()
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
+
+    async def _wait(self) -> bytes:
+        late = "The agent fell silent within its answer."
+        deadline = self._connection.fail_later(self._timeout_s, late)
+        try:
+            return await self._body.readany()
+        finally:
+            deadline.cancel()
 
 
 class _FirstByteDeadline:
@@ -129,9 +162,7 @@ class _FirstByteDeadline:
             self._timer = None
 
     def _start(self) -> asyncio.TimerHandle:
-        late = GatewayTimeout("The agent did not answer in time.")
-        loop = asyncio.get_running_loop()
-        return loop.call_later(self._timeout_s, self._connection.fail, late)
+        return self._connection.fail_later(self._timeout_s, "The agent did not answer in time.")
 
 
 def _send(
@@ -154,7 +185,8 @@ def _send(
 
 
 def _has_length(headers: Headers) -> bool:
-    return any(name.lower() == "content-length" for name, _ in headers)
+    # Most names have another length.
+    return any(len(name) == 14 and name.lower() == "content-length" for name, _ in headers)
 
 
 def _head(request: UpstreamRequest, destination: Destination, is_chunked: bool) -> bytes:

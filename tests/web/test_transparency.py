@@ -43,7 +43,7 @@ CHANGED_IN_BOTH = {
     "transfer-encoding": "for this hop: each hop makes its own chunks",
     "upgrade": "for this hop",
     "http2-settings": "for this hop",
-    "content-length": "checked as the framing; dropped with 204 and 304, as aiohttp does",
+    "content-length": "checked as the framing; dropped with 204 (RFC 9110 section 8.6)",
 }
 
 # Twice in a request they are refused with 400, by aiohttp's parser.

@@ -9,6 +9,7 @@ import resource
 import pytest
 from aiohttp import web
 
+from gateway.app import add_routes
 from gateway.web.server import Runner
 from tests.raw import RawConnection, connect
 from tests.running import Gateway, until
@@ -167,6 +168,8 @@ async def test_server_may_open_all_the_files_that_the_host_allows(shared_gateway
 @pytest.mark.parametrize("option", ["keepalive_timeot", "handler_cancelation", "shutdown_timout"])
 async def test_misspelt_option_of_the_server_stops_the_start(option: str) -> None:
     options = {"header_timeout_s": 1, option: 1}
-    runner = Runner(web.Application(), connections_max=1, **options)
+    app = web.Application()
+    add_routes(app.router)
+    runner = Runner(app, connections_max=1, **options)
     with pytest.raises(TypeError, match=option):
         await runner.setup()
