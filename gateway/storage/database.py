@@ -45,8 +45,27 @@ CALLER_ERRORS = (
     asyncpg.IntegrityConstraintViolationError,
 )
 
+# Another transaction was in the way; the connection is as good as before.
+CONTENTION_ERRORS = (
+    asyncpg.LockNotAvailableError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+)
+
+# Classes of errors that come from the server's state, whatever was asked: connections, read-only
+# transactions, resources, an operator, the system.
+SERVER_STATE_CLASSES = ("08", "25", "53", "57", "58")
+
 # How often at most another server is looked for in place of one that takes no writes.
 RENEW_INTERVAL_S = 1.0
+
+
+class StatementFailed(StorageUnavailable):
+    """The server refused what was asked: the transaction is undone, and others may succeed."""
+
+
+class Contended(StatementFailed):
+    """Another transaction was in the way: the same may succeed a moment later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +184,9 @@ class Connections:
         """Run `operation` on a connection of its own for that time.
 
         The deadline covers waiting for a free connection, connecting and the operation itself.
-        Raises StorageUnavailable in time, whatever the server does, and Conflict for a value that
-        a column does not take. An operation whose caller left goes on, within its deadline: what
-        it commits is committed once.
+        Raises StorageUnavailable in time, whatever the server does (StatementFailed if it refused
+        what was asked), and Conflict for a value that a column does not take. An operation whose
+        caller left goes on, within its deadline: what it commits is committed once.
         """
         lane_taken: list[_Lane] = []
         task = asyncio.create_task(self._run(operation, lane_taken))
@@ -190,7 +209,7 @@ class Connections:
                 return await operation(await self._connected(lane))
             except BaseException as error:
                 is_cut_off = lane.connection is None or lane.connection.is_closed()
-                if not isinstance(error, (*CALLER_ERRORS, GatewayError)):
+                if not isinstance(error, (*CALLER_ERRORS, *CONTENTION_ERRORS, GatewayError)):
                     lane.drop()
                 if is_cut_off and isinstance(error, AttributeError):
                     # The driver does not expect its connection to go between two of its steps.
@@ -203,7 +222,7 @@ class Connections:
         except CALLER_ERRORS as error:
             raise Conflict("The database's columns do not take this value.") from error
         except DRIVER_ERRORS as error:
-            raise StorageUnavailable(cause_of(error)) from error
+            raise _unavailable(error) from error
 
     async def _connected(self, lane: _Lane) -> Connection:
         if (connection := lane.usable()) is None:
@@ -260,6 +279,20 @@ class Connections:
             await asyncio.wait({self._renewing})
         for lane in self._lanes:
             lane.drop_all()
+
+
+def _unavailable(error: Exception) -> StorageUnavailable:
+    if isinstance(error, CONTENTION_ERRORS):
+        return Contended(cause_of(error))
+    is_refusal = isinstance(error, asyncpg.PostgresError) and _is_refusal(error)
+    return (StatementFailed if is_refusal else StorageUnavailable)(cause_of(error))
+
+
+def _is_refusal(error: asyncpg.PostgresError) -> bool:
+    # FATAL ends the connection and may come after a commit; so may what a pooler says of a server
+    # that it lost, which is of class 08.
+    sqlstate_class = (error.sqlstate or "")[:2]
+    return error.severity_en == "ERROR" and sqlstate_class not in SERVER_STATE_CLASSES
 
 
 def cause_of(error: Exception) -> str:

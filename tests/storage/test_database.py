@@ -11,7 +11,13 @@ import pytest
 from gateway.core.errors import Conflict, StorageUnavailable
 from gateway.storage import database
 from gateway.storage.budgets import read_budgets
-from gateway.storage.database import Connection, Connections, DatabaseSettings
+from gateway.storage.database import (
+    Connection,
+    Connections,
+    Contended,
+    DatabaseSettings,
+    StatementFailed,
+)
 from gateway.storage.gate import Gate, GateSettings
 from gateway.storage.workspace_key import WorkspaceKeys
 from tests.running import until
@@ -67,6 +73,41 @@ async def test_value_that_a_column_does_not_take_is_a_conflict_and_no_outage(dsn
         with pytest.raises(Conflict):
             await connections.run(
                 lambda each: each.execute("INSERT INTO workspaces (id) VALUES (NULL)"), timeout_s=5
+            )
+        assert connections.open_count == 1
+
+
+@pytest.mark.parametrize(
+    ("statement", "is_refused"),
+    [
+        ("DO $$ BEGIN RAISE EXCEPTION 'no'; END $$", True),
+        # Whatever was asked would meet the same.
+        ("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'disk_full'; END $$", False),
+        ("SET TRANSACTION READ ONLY; DELETE FROM workspaces", False),
+        # A pooler says so of a server that it lost, maybe after a commit.
+        ("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'protocol_violation'; END $$", False),
+        # The connection's end may come after a commit, too.
+        ("SELECT pg_terminate_backend(pg_backend_pid())", False),
+    ],
+)
+async def test_statement_that_is_refused_is_told_from_a_server_that_cannot(
+    dsn: str, statement: str, is_refused: bool
+) -> None:
+    async with Connections(DatabaseSettings(dsn), 1) as connections:
+        with pytest.raises(StorageUnavailable) as raised:
+            await connections.run(lambda each: each.execute(statement), timeout_s=5)
+    assert isinstance(raised.value, StatementFailed) is is_refused
+
+
+async def test_lock_that_somebody_else_holds_does_not_cost_the_connection(
+    dsn: str, connection: asyncpg.Connection
+) -> None:
+    async with Connections(DatabaseSettings(dsn), 1) as connections, connection.transaction():
+        await connection.execute("LOCK TABLE workspaces IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(Contended):
+            await connections.run(
+                lambda each: each.execute("SET lock_timeout = 10; SELECT FROM workspaces"),
+                timeout_s=5,
             )
         assert connections.open_count == 1
 
