@@ -84,7 +84,7 @@ def create_services(config: Config, keys: WorkspaceKeys) -> Services:
         Ledger(beats, keys, timeout_s),
         Budgets(operators, keys, timeout_s),
         Registry(operators, keys, timeout_s),
-        Access(admin_sha256s, Tokens(operators, keys, timeout_s), Tokens(beats, keys, timeout_s)),
+        Access(admin_sha256s, Tokens(operators, keys, timeout_s)),
         Admissions(gate, metrics),
         CallsUnderWay(config.proxy.calls_max, config.proxy.calls_per_workspace_max),
         Upstream(upstream_settings(config)),
@@ -125,6 +125,7 @@ async def open_services(app: web.Application) -> AsyncIterator[None]:
         yield
     flushing.cancel()
     parts.metrics.flush()
+    await parts.ledger.finish()
     await parts.gate.close()
     for connections in parts.connections.values():
         await connections.close()

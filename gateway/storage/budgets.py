@@ -88,7 +88,7 @@ class Budgets:
 
 
 async def _apply(connection: Connection, key: str, change: LimitsChange) -> None:
-    row = await connection.fetchrow(query("workspace_lock"), key)
+    row = await connection.fetchrow(query("workspaces_lock"), [key])
     if row is None or row["status"] == REMOVED_STATUS:
         raise UnknownWorkspace
     limits, _ = read_stored_limits(row["budget_limits"])

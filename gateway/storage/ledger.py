@@ -1,148 +1,184 @@
-"""Heartbeats into the ledger: mark, row and liveness change together or not at all.
+"""The ledger: heartbeats become booked spend, many of them in one transaction.
 
-The workspace's row lock makes heartbeats of one workspace happen one after the other, on any
-number of replicas, so that the same heartbeat received twice at one instant books once.
+Heartbeats that arrive while others are being written wait, and the next group writes all of them
+together. Those of one workspace keep their order, because it is in one group at a time.
+
+A group that the database refuses is undone and written again in ever smaller parts, beside the
+groups that follow: so a bad heartbeat fails alone, and nobody waits for a workspace that somebody
+else holds but its own heartbeats. An answer follows its commit. Waiting is bounded by the deadline.
 """
 
-from dataclasses import dataclass, replace
+import asyncio
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field, replace
+from math import isqrt
+from typing import Any, TypeAlias
 
-import asyncpg
-
-from gateway.core.counter import Advance, Mark, Outcome, Report, advance
-from gateway.core.errors import Conflict, UnknownWorkspace
-from gateway.core.workspaces import REMOVED_STATUS, Liveness
-from gateway.storage.budgets import WorkspaceBudget, read_budget
-from gateway.storage.database import Connection, Connections
-from gateway.storage.queries import query
+from gateway.core.errors import Conflict, StorageUnavailable
+from gateway.storage.booking import Booking, Heartbeat, Refusal, book
+from gateway.storage.database import Connections, Contended, StatementFailed
+from gateway.storage.turns import Turns
 from gateway.storage.workspace_key import WorkspaceKeys
 
-SOURCE = "heartbeat"
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    """A heartbeat and its caller's answer."""
+
+    heartbeat: Heartbeat
+    answer: "asyncio.Future[Booking]"
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether there is nothing left to do for it; at its deadline there is not."""
+        return self.answer.done()
+
+    def settle(self, result: Booking | Exception) -> None:
+        """Answer the caller, unless its deadline has passed."""
+        if self.is_answered:
+            return
+        if isinstance(result, Booking):
+            self.answer.set_result(result)
+            return
+        self.answer.set_exception(result)
+        # The caller may have left before; an exception nobody reads is no news then.
+        self.answer.exception()
 
 
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """A heartbeat as it arrived; the report is clamped, 0 means none."""
-
-    workspace_id: str
-    spend_cents: int
-    instance_id: str
-    counter_epoch: str
-    liveness: Liveness
+# What is written together: by workspace, those of each in their order.
+Group: TypeAlias = dict[str, list[_Waiting]]
 
 
-@dataclass(frozen=True, slots=True)
-class Booking:
-    """What a committed heartbeat changed, and the budget after it."""
-
-    outcome: Outcome
-    amount_cents: int
-    budget: WorkspaceBudget
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ledger:
     """Appends spend. Never fails open: what is not committed is not acknowledged."""
 
     connections: Connections
     keys: WorkspaceKeys
     timeout_s: float
+    # How long a transaction waits for workspaces that somebody else holds.
+    lock_timeout_s: float = 0.1
+    heartbeats_per_group_max: int = 200
+    heartbeats_max: int = 2048
+    _turns: Turns[_Waiting] = field(init=False, default_factory=Turns)
+    _is_writing_groups: bool = field(init=False, default=False)
+    _may_write_apart: asyncio.Semaphore = field(init=False)
+    _running: set[asyncio.Task[None]] = field(init=False, default_factory=set)
+
+    def __post_init__(self) -> None:
+        # One connection is for the groups: two at once would be smaller, and cost more in all.
+        self._may_write_apart = asyncio.Semaphore(max(self.connections.size - 1, 1))
 
     async def record(self, heartbeat: Heartbeat) -> Booking:
         """Book a heartbeat and return after the commit.
 
-        Raises UnknownWorkspace, and StorageUnavailable when it may not have been booked: the
-        agent's next heartbeat carries the total, so nothing is lost and nothing is booked twice.
+        Raises UnknownWorkspace, Unauthorized, Conflict, and StorageUnavailable when it may not
+        have been booked: the agent's next heartbeat carries the total, so nothing is lost and
+        nothing is booked twice. A heartbeat whose sender left is booked all the same.
         """
         key = self.keys.existing(heartbeat.workspace_id)
+        if self._turns.count >= self.heartbeats_max:
+            raise StorageUnavailable("queue_full")
+        waiting = self._wait(replace(heartbeat, workspace_id=key))
+        self._turns.add(key, waiting)
+        self._write_groups_on()
+        # Shielded: a caller that leaves ends its own waiting, not the heartbeat's.
+        return await asyncio.shield(waiting.answer)
+
+    def _wait(self, heartbeat: Heartbeat) -> _Waiting:
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(heartbeat, loop.create_future())
+        timer = loop.call_later(self.timeout_s, waiting.settle, StorageUnavailable("timeout"))
+        waiting.answer.add_done_callback(lambda _: timer.cancel())
+        return waiting
+
+    async def finish(self) -> None:
+        """Wait until nothing is being written, which has its deadlines."""
+        while self._running:
+            await asyncio.wait(self._running)
+
+    def _write_groups_on(self) -> None:
+        if not self._is_writing_groups:
+            self._is_writing_groups = True
+            self._run(self._write_groups())
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _write_groups(self) -> None:
+        """Write one group after another until nobody waits."""
         try:
-            return await self._record(key, heartbeat)
-        except Conflict:
-            # A column of the platform's is too narrow for what the agent tells of itself. The
-            # spend counts all the same; only its age is needed to judge it.
-            age = Liveness(uptime_seconds=heartbeat.liveness.uptime_seconds)
-            return await self._record(key, replace(heartbeat, liveness=age))
+            while group := self._turns.take(self.heartbeats_per_group_max):
+                await self._write(group)
+        finally:
+            self._is_writing_groups = False
 
-    async def _record(self, key: str, heartbeat: Heartbeat) -> Booking:
-        async def operation(connection: Connection) -> Booking:
-            async with connection.transaction():
-                return await _book(connection, key, heartbeat)
+    async def _write(self, group: Group) -> None:
+        """Answer heartbeats by one transaction, or divide them if it is undone."""
+        waiting = [each for line in group.values() for each in line if not each.is_answered]
+        results: Sequence[Booking | Exception]
+        try:
+            results = await self._book([each.heartbeat for each in waiting])
+        except (Conflict, StatementFailed):
+            self._divide(group)
+            return
+        except Exception as error:
+            # What was lost on the way may be committed. If a later report of a stream was lower,
+            # an earlier one that is written again would be booked twice.
+            results = [error] * len(waiting)
+        for each, result in zip(waiting, results, strict=True):
+            each.settle(result)
+        self._give_back(group)
 
-        return await self.connections.run(operation, self.timeout_s)
+    def _divide(self, group: Group) -> None:
+        """Write heartbeats again beside the groups: in parts, those of one workspace one by one."""
+        if len(group) == 1:
+            self._run(self._write_one_by_one(group))
+            return
+        # As many parts as each has workspaces: of 200, a bad one costs some 25 transactions more.
+        lines, size = list(group.items()), isqrt(len(group))
+        for start in range(0, len(lines), size):
+            self._run(self._write_apart(dict(lines[start : start + size])))
 
+    async def _write_apart(self, group: Group) -> None:
+        async with self._may_write_apart:
+            await self._write(group)
 
-async def _book(connection: Connection, key: str, heartbeat: Heartbeat) -> Booking:
-    # The lock comes in a statement of its own: a query that waits for a lock goes on with
-    # what it saw before, and would read the mark as it was.
-    row = await connection.fetchrow(query("workspace_lock"), key)
-    if row is None or row["status"] == REMOVED_STATUS:
-        raise UnknownWorkspace
-    advanced = await _advance(connection, key, heartbeat)
-    if advanced.increment_cents:
-        await _append(connection, key, heartbeat, advanced.increment_cents)
-    await _keep_liveness(connection, key, heartbeat, advanced.outcome)
-    budget = await read_budget(connection, key)
-    return Booking(advanced.outcome, advanced.increment_cents, budget)
+    async def _write_one_by_one(self, group: Group) -> None:
+        """Answer heartbeats in their order, each by a transaction of its own."""
+        for each in (each for line in group.values() for each in line):
+            while not each.is_answered:
+                # Given back between two tries, so that a workspace that stays held stops nobody.
+                async with self._may_write_apart:
+                    await self._try_to_write(each)
+        self._give_back(group)
 
+    async def _try_to_write(self, waiting: _Waiting) -> None:
+        """Answer one heartbeat, unless somebody else holds its workspace."""
+        beat = waiting.heartbeat
+        result: Booking | Exception
+        try:
+            try:
+                (result,) = await self._book([beat])
+            except Conflict:
+                # A column of the platform's is too narrow for what the agent tells of itself. The
+                # spend counts all the same.
+                (result,) = await self._book([beat.without_details()])
+        except Contended:
+            return
+        except Exception as error:
+            result = error
+        waiting.settle(result)
 
-async def _advance(connection: Connection, key: str, heartbeat: Heartbeat) -> Advance:
-    stream = (key, heartbeat.instance_id, heartbeat.counter_epoch)
-    row = await connection.fetchrow(query("spend_mark"), *stream)
-    assert row is not None  # noqa: S101 - the query always answers one row
-    report = Report(
-        heartbeat.spend_cents,
-        row["received_at"],
-        heartbeat.liveness.uptime_seconds,
-        heartbeat.instance_id,
-        heartbeat.counter_epoch,
-    )
-    advanced = advance(_read_mark(row), report)
-    if (mark := advanced.mark) is not None:
-        await connection.execute(
-            query("spend_mark_set"),
-            *stream,
-            mark.spend_cents,
-            mark.accepted_at,
-            mark.uptime_seconds,
+    async def _book(self, beats: list[Heartbeat]) -> list[Booking | Refusal]:
+        if not beats:
+            return []
+        return await self.connections.run(
+            lambda connection: book(connection, beats, self.lock_timeout_s), self.timeout_s
         )
-    return advanced
 
-
-def _read_mark(row: asyncpg.Record) -> Mark | None:
-    if row["mark_cents"] is None:
-        return None
-    return Mark(row["mark_cents"], row["accepted_at"], row["uptime_seconds"])
-
-
-async def _append(
-    connection: Connection, key: str, heartbeat: Heartbeat, amount_cents: int
-) -> None:
-    await connection.execute(
-        query("spend_event_append"),
-        key,
-        amount_cents,
-        SOURCE,
-        heartbeat.instance_id,
-        heartbeat.counter_epoch,
-        heartbeat.spend_cents,
-    )
-
-
-async def _keep_liveness(
-    connection: Connection, key: str, heartbeat: Heartbeat, outcome: Outcome
-) -> None:
-    if outcome is Outcome.STALE:
-        await connection.execute(query("workspace_seen"), key)
-        return
-    told = heartbeat.liveness
-    await connection.execute(
-        query("workspace_alive"),
-        key,
-        heartbeat.spend_cents or None,
-        told.uptime_seconds,
-        told.active_tasks,
-        told.current_task,
-        told.error_rate,
-        told.sample_error,
-        told.runtime_state,
-        told.runtime_metadata,
-    )
+    def _give_back(self, group: Group) -> None:
+        self._turns.give_back(group)
+        self._write_groups_on()

@@ -198,8 +198,8 @@ async def _move(
     connection: Connection, key: str, registration: Registration, credentials: Credentials
 ) -> bool:
     """Update an existing workspace; whether it has a live token already."""
-    await connection.fetchrow(query("workspace_lock"), key)
-    row = await connection.fetchrow(query("live_tokens"), key)
+    await connection.fetchrow(query("workspaces_lock"), [key])
+    row = await connection.fetchrow(query("live_tokens"), [key])
     assert row is not None  # noqa: S101 - the row exists, or it would have been created
     live, is_removed = list(row["token_sha256s"]), row["status"] == REMOVED_STATUS
     is_first_token = not live and (credentials.is_open or not is_removed)

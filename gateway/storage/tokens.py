@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gateway.core.errors import UnknownWorkspace
 from gateway.core.workspaces import REMOVED_STATUS
-from gateway.storage.database import Connections
+from gateway.storage.database import Connection, Connections
 from gateway.storage.queries import query
 from gateway.storage.workspace_key import WorkspaceKeys
 
@@ -17,6 +17,16 @@ def holds_token(token_sha256: bytes | None, live: Sequence[bytes]) -> bool:
         return False
     matches = [hmac.compare_digest(token_sha256, each) for each in live]
     return any(matches)
+
+
+async def read_live_tokens(
+    connection: Connection, keys: Sequence[str]
+) -> dict[str, Sequence[bytes]]:
+    """The SHA-256 of the live tokens of each workspace that exists and is not removed."""
+    rows = await connection.fetch(query("live_tokens"), keys)
+    return {
+        row["workspace_id"]: row["token_sha256s"] for row in rows if row["status"] != REMOVED_STATUS
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +40,12 @@ class Tokens:
     async def live(self, workspace_id: str) -> Sequence[bytes]:
         """The SHA-256 of the workspace's live tokens. Raises UnknownWorkspace."""
         key = self.keys.existing(workspace_id)
-        row = await self.connections.run(
-            lambda connection: connection.fetchrow(query("live_tokens"), key), self.timeout_s
+        live = await self.connections.run(
+            lambda connection: read_live_tokens(connection, [key]), self.timeout_s
         )
-        if row is None or row["status"] == REMOVED_STATUS:
+        if key not in live:
             raise UnknownWorkspace
-        return list(row["token_sha256s"])
+        return live[key]
 
     async def is_held(self, token_sha256: bytes) -> bool:
         """Whether this is a live token of any workspace."""

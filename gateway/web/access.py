@@ -39,9 +39,7 @@ class Access:
     """Decides on requests. Raises Unauthorized, Forbidden, and what Tokens raises."""
 
     admin_sha256s: Sequence[bytes]
-    # On connections of their own, so that operators cannot hold up heartbeats.
-    operator_tokens: Tokens
-    agent_tokens: Tokens
+    tokens: Tokens
 
     @property
     def is_open(self) -> bool:
@@ -60,7 +58,7 @@ class Access:
             return
         if presented is None:
             raise Unauthorized("This needs an admin token.")
-        if await self.operator_tokens.is_held(presented):
+        if await self.tokens.is_held(presented):
             raise Forbidden("A workspace's token cannot do this; it needs an admin token.")
         if not self.is_open:
             raise Unauthorized("This is no admin token.")
@@ -69,15 +67,9 @@ class Access:
         """Let operators pass, and the workspace itself."""
         presented = bearer_sha256(request)
         is_candidate = presented is not None and not self._is_admin(presented)
-        if is_candidate and holds_token(presented, await self.operator_tokens.live(workspace_id)):
+        if is_candidate and holds_token(presented, await self.tokens.live(workspace_id)):
             return
         await self.require_operator(request)
-
-    async def require_agent(self, request: web.Request, workspace_id: str) -> None:
-        """Let the workspace's agent pass: by its token, if it has a live one."""
-        live = await self.agent_tokens.live(workspace_id)
-        if live and not holds_token(bearer_sha256(request), live):
-            raise Unauthorized("This needs the workspace's token.")
 
     def _is_admin(self, presented: bytes | None) -> bool:
         if presented is None:

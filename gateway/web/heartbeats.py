@@ -9,7 +9,8 @@ from gateway.core.budget import budget_document
 from gateway.core.counter import REPORT_CENTS_MAX, Outcome, clamp
 from gateway.core.errors import GatewayError, StorageUnavailable, UnknownWorkspace
 from gateway.core.workspaces import Liveness, is_workspace_id
-from gateway.storage.ledger import Booking, Heartbeat
+from gateway.storage.booking import Booking, Heartbeat
+from gateway.web.access import bearer_sha256
 from gateway.web.json_body import json_response, parse, read_object
 from gateway.web.metrics import Metrics
 from gateway.web.services import services
@@ -58,8 +59,8 @@ class HeartbeatBody(BaseModel):
     instance_id: StreamName = None
     counter_epoch: StreamName = None
 
-    def heartbeat(self) -> Heartbeat:
-        """The heartbeat as storage wants it, its report clamped."""
+    def heartbeat(self, token_sha256: bytes | None) -> Heartbeat:
+        """The heartbeat as storage wants it, its report clamped, with the token it came with."""
         liveness = Liveness(
             self.uptime_seconds,
             self.active_tasks,
@@ -75,6 +76,7 @@ class HeartbeatBody(BaseModel):
             self.instance_id or "",
             self.counter_epoch or "",
             liveness,
+            token_sha256,
         )
 
 
@@ -96,8 +98,7 @@ async def _record(request: web.Request) -> web.Response:
     body = parse(HeartbeatBody, await read_object(request, BODY_BYTES_MAX))
     if not is_workspace_id(body.workspace_id):
         raise UnknownWorkspace
-    await parts.access.require_agent(request, body.workspace_id)
-    booking = await parts.ledger.record(body.heartbeat())
+    booking = await parts.ledger.record(body.heartbeat(bearer_sha256(request)))
     _count_booking(parts.metrics, body.monthly_spend or 0, booking)
     return json_response({"status": "ok", "budget": budget_document(booking.budget.budget)})
 

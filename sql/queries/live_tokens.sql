@@ -1,7 +1,8 @@
--- The SHA-256 of every live token of a workspace; no row if there is no such workspace.
+-- The SHA-256 of every live token, for each of the asked workspaces that exists.
 --
--- $1 workspace id
+-- $1 workspace ids
 SELECT
+    workspace.id::text AS workspace_id,
     workspace.status::text AS status,
     ARRAY(
         SELECT token.token_sha256
@@ -9,4 +10,4 @@ SELECT
         WHERE token.workspace_id = workspace.id AND token.revoked_at IS NULL
     ) AS token_sha256s
 FROM workspaces AS workspace
-WHERE workspace.id = $1
+WHERE workspace.id = ANY ($1)

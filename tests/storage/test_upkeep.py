@@ -168,8 +168,9 @@ async def test_pruning_waits_for_no_heartbeat_and_no_heartbeat_for_pruning(
 ) -> None:
     await add_ledger(connection, [RETENTION + DAY, RETENTION + DAY, MINUTE])
     async with own_connection.transaction():
-        await own_connection.fetchrow(query("workspace_lock"), "w")
-        await own_connection.execute(query("spend_event_append"), "w", 1, "heartbeat", "", "", 1)
+        await own_connection.fetch(query("workspaces_lock"), ["w"])
+        row = (["w"], [1], [""], [""], [1])
+        await own_connection.execute(query("spend_events_append"), *row, "heartbeat")
         async with asyncio.timeout(10):
             assert await prune_ledger(settings, RETENTION) == 2
     await add_ledger(connection, [RETENTION + DAY, RETENTION + DAY], "v")

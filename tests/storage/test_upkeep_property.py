@@ -104,8 +104,8 @@ class Pruning(RuleBasedStateMachine):
 
     async def _correct(self, cents: int, is_at_once: bool) -> None:
         connection = self.replica.connection
-        arguments = (self.workspace_id, cents, "correction", "", "", None)
-        await connection.execute(query("spend_event_append"), *arguments)
+        row = ([self.workspace_id], [cents], [""], [""], [None])
+        await connection.execute(query("spend_events_append"), *row, "correction")
         if is_at_once:
             await connection.execute(
                 """UPDATE workspace_spend_events AS event SET occurred_at = before.occurred_at
