@@ -5,6 +5,7 @@ more connections, serves those that it has, and ends when the last call did.
 """
 
 import asyncio
+import gc
 import os
 import resource
 import signal
@@ -39,6 +40,7 @@ async def work(config: Config, keys: WorkspaceKeys, listener: socket.socket, lif
     await runner.setup()
     site = web.SockSite(runner, listener)
     await site.start()
+    spare_collections()
     log.info("worker_started", process_id=os.getpid())
     os.write(lifeline, SERVING)
     await stop_signal(lifeline)
@@ -86,6 +88,17 @@ def create_runner(app: web.Application, config: Config) -> web.AppRunner:
         handler_cancellation=True,
         shutdown_timeout=config.server.drain_timeout_s,
     )
+
+
+def spare_collections() -> None:
+    """Have the garbage collector come less often, and never look at what the start left behind.
+
+    Calls leave no cycles behind. With Python's defaults a twelfth of a call's time went into
+    looking for them.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 def raise_file_limit() -> None:

@@ -30,6 +30,7 @@ _CARD_PATH = re.compile(
 # JSON hides; the byte is in every body in UTF-16 or UTF-32, which Python's parser takes.
 _CARD_METHOD = re.compile(rb"xtended(?:Agent)?Card")
 _HIDDEN_LETTER = re.compile(rb"\\u00[4-7]")
+_ESCAPE = b"\\"
 _WIDE_BYTE = b"\0"
 _MARKER_BYTES_MAX = len(b"xtendedAgentCard")
 
@@ -59,8 +60,10 @@ def is_card_path(path: str) -> bool:
 
 def may_ask_for_card(body: bytes) -> bool:
     """Whether a JSON-RPC body could be asking for the extended card; nothing is parsed."""
-    found = _CARD_METHOD.search(body) or _HIDDEN_LETTER.search(body)
-    return found is not None or _WIDE_BYTE in body
+    if _WIDE_BYTE in body or _CARD_METHOD.search(body):
+        return True
+    # A single byte is found ten times as fast as a pattern is.
+    return _ESCAPE in body and _HIDDEN_LETTER.search(body) is not None
 
 
 @dataclass(slots=True)

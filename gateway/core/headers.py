@@ -1,7 +1,7 @@
 """Which header fields pass a proxy, and the fields that tell a caller of its limits."""
 
 import math
-from collections.abc import Iterable, Set
+from collections.abc import Sequence, Set
 from datetime import timedelta
 
 from gateway.core.budget import Budget, WindowSpend, retry_at
@@ -22,18 +22,18 @@ HOP_BY_HOP = frozenset(
 
 
 def end_to_end(
-    fields: Iterable[tuple[str, str]], dropped: Set[str] = frozenset()
+    fields: Sequence[tuple[str, str]], dropped: Set[str] = HOP_BY_HOP
 ) -> list[tuple[str, str]]:
-    """The fields that go on to the next hop, doubles and order kept, less the `dropped` names.
+    """The fields that go on to the next hop, doubles and order kept.
 
-    What `Connection` names is removed too, whatever it names: it was meant for this hop.
+    `dropped` are the names that stay here, HOP_BY_HOP among them. What `Connection` names stays,
+    too, whatever it names: it was meant for this hop.
     """
-    lowered = [(field[0].lower(), field) for field in fields]
-    removed = HOP_BY_HOP | dropped
-    for name, (_, value) in lowered:
-        if name == "connection":
-            removed |= {option.strip().lower() for option in value.split(",")}
-    return [field for name, field in lowered if name not in removed]
+    names = [name.lower() for name, _ in fields]
+    if "connection" in names:
+        options = [value for name, value in fields if name.lower() == "connection"]
+        dropped = dropped | {option.strip().lower() for option in ",".join(options).split(",")}
+    return [field for name, field in zip(names, fields, strict=True) if name not in dropped]
 
 
 def rate_limit_fields(budget: Budget) -> dict[str, str]:

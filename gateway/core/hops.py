@@ -44,14 +44,22 @@ def fields_of_the_way(received: Fields, hop: Hop, name: str) -> list[tuple[str, 
     `Via` keeps what others said. The others are what we saw ourselves; only what a trusted proxy
     said stands before it.
     """
-    said = received if hop.is_trusted else ()
+    via = ", ".join([*_listed(received, "via"), f"{hop.http_version} {name}"])
+    if not hop.is_trusted:
+        return [
+            ("Via", via),
+            ("X-Forwarded-For", hop.peer),
+            ("X-Forwarded-Proto", hop.scheme),
+            ("X-Forwarded-Host", hop.host),
+            ("Forwarded", _forwarded(hop)),
+        ]
     origin = public_origin(received, hop)
     return [
-        ("Via", ", ".join([*_listed(received, "via"), f"{hop.http_version} {name}"])),
-        ("X-Forwarded-For", ", ".join([*_listed(said, "x-forwarded-for"), hop.peer])),
+        ("Via", via),
+        ("X-Forwarded-For", ", ".join([*_listed(received, "x-forwarded-for"), hop.peer])),
         ("X-Forwarded-Proto", origin.scheme),
         ("X-Forwarded-Host", origin.host),
-        ("Forwarded", ", ".join([*_listed(said, "forwarded"), _forwarded(hop)])),
+        ("Forwarded", ", ".join([*_listed(received, "forwarded"), _forwarded(hop)])),
     ]
 
 

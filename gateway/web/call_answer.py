@@ -6,6 +6,7 @@ two sendings and the work on the fields cost as much as the whole rest of the ca
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
 from aiohttp import ClientConnectionResetError, HttpVersion11, hdrs, web
 from aiohttp.helpers import rfc822_formatted_time
@@ -34,6 +35,7 @@ class CallAnswer(web.StreamResponse):
     ) -> None:
         super().__init__(status=status, reason=reason)
         self._request = request
+        self._transport = request.transport
         self._idle_timeout_s = idle_timeout_s
         self._is_chunked = False
         self._keep_alive = request.keep_alive and not is_last
@@ -56,14 +58,27 @@ class CallAnswer(web.StreamResponse):
         """
         if self._is_chunked and data:
             data = b"%x\r\n%b\r\n" % (len(data), bytes(data))
-        await self._send(data)
+        self._send(data)
+        if self._request.protocol.writing_paused:
+            await self._drain()
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Send the end, once. Raises like `write`."""
-        if not self._eof_sent:
+        if self._eof_sent:
+            return
+        if data:
             await self.write(data)
-            await self._send(b"0\r\n\r\n" if self._is_chunked else b"")
-            self._eof_sent = True
+        if self._is_chunked:
+            self._send(b"0\r\n\r\n")
+        else:
+            self._send(b"")
+        if self._request.protocol.writing_paused:
+            await self._drain()
+        self._eof_sent = True
+
+    async def _drain(self) -> None:
+        async with asyncio.timeout(self._idle_timeout_s):
+            await self._request.writer.drain()
 
     def _head_of(self, fields: Fields) -> bytes:
         """The status line and fields; decides how the body's end is told (RFC 9112 section 6)."""
@@ -92,25 +107,16 @@ class CallAnswer(web.StreamResponse):
         return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
     def _send_head(self) -> None:
-        transport = self._request.transport
-        if self._head is not None and transport is not None and not transport.is_closing():
-            self._write_now(transport, b"")
+        """Send the head by itself: there was no part to go with it."""
+        if self._head is not None:
+            with suppress(ConnectionError):
+                self._send(b"")
 
-    async def _send(self, data: bytes | bytearray | memoryview) -> None:
-        protocol, transport = self._request.protocol, self._request.transport
-        if transport is None or transport.is_closing():
+    def _send(self, data: bytes | bytearray | memoryview) -> None:
+        if self._transport is None or self._transport.is_closing():
             raise ClientConnectionResetError("the caller left")
-        self._write_now(transport, data)
-        if protocol.writing_paused:
-            async with asyncio.timeout(self._idle_timeout_s):
-                await self._request.writer.drain()
-
-    def _write_now(
-        self, transport: asyncio.Transport, data: bytes | bytearray | memoryview
-    ) -> None:
         if self._head is not None:
             data, self._head = self._head + data, None
-        if data:
-            transport.write(data)
-            # By this aiohttp knows that the answer has begun.
-            self._request.writer.output_size += len(data)
+        self._transport.write(data)
+        # By this aiohttp knows that the answer has begun.
+        self._request.writer.output_size += len(data)

@@ -22,7 +22,7 @@ from gateway.core.errors import (
     RequestTimeout,
 )
 from gateway.core.framing import is_host
-from gateway.core.headers import end_to_end
+from gateway.core.headers import HOP_BY_HOP, end_to_end
 from gateway.core.hops import ABOUT_THE_WAY, Hop, fields_of_the_way, has_passed, public_origin
 from gateway.core.networks import Network, is_in, read_address
 from gateway.core.target import host_of
@@ -36,8 +36,8 @@ from gateway.web.upstream import UpstreamAnswer, UpstreamRequest
 
 log = structlog.get_logger()
 
-_REPLACED = ABOUT_THE_WAY | {"host", "expect", "x-request-id"}
-_REQUEST_ID_FIELD = frozenset({"x-request-id"})
+_REPLACED = HOP_BY_HOP | ABOUT_THE_WAY | {"host", "expect", "x-request-id"}
+_NOT_SENT_BACK = HOP_BY_HOP | {"x-request-id"}
 
 Fields = list[tuple[str, str]]
 
@@ -166,7 +166,7 @@ def _too_large(bytes_max: int) -> ContentTooLarge:
 async def _stream_back(
     request: web.Request, parts: Services, upstream: UpstreamAnswer, added: Fields
 ) -> web.StreamResponse:
-    fields = [*end_to_end(upstream.headers, _REQUEST_ID_FIELD), *added]
+    fields = [*end_to_end(upstream.headers, _NOT_SENT_BACK), *added]
     fields.append(("X-Request-ID", request[REQUEST_ID]))
     answer = CallAnswer(
         request,
