@@ -19,7 +19,18 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import calls, latency
+from benchmarks import (
+    bodies,
+    calls,
+    checks,
+    database_cpu,
+    events,
+    heartbeat_rate,
+    latency,
+    open_streams,
+    overload,
+    workers,
+)
 from benchmarks.contestants import PEERS
 from benchmarks.database import SERVER_SETTINGS
 from benchmarks.processes import OTHER_CORES
@@ -27,9 +38,18 @@ from benchmarks.report import COLUMNS, Row, as_json
 from benchmarks.suite import Suite, look_at_machine
 from gateway.storage.embedded import EmbeddedPostgres
 
+# Memory comes first: later, everybody has had much to do.
 PARTS = {
+    "memory": open_streams.measure,
     "calls": calls.measure,
     "latency": latency.measure,
+    "events": events.measure,
+    "bodies": bodies.measure,
+    "database-cpu": database_cpu.measure,
+    "workers": workers.measure,
+    "overload": overload.measure,
+    "checks": checks.measure,
+    "heartbeats": heartbeat_rate.measure,
 }
 
 

@@ -11,7 +11,7 @@ import asyncio
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from gateway.storage.budgets import PERIOD_LENGTHS, PERIOD_NAMES, read_budgets
@@ -36,18 +36,26 @@ async def main() -> None:
     """Fill a database of its own, measure, print."""
     with tempfile.TemporaryDirectory() as folder:
         async with EmbeddedPostgres(Path(folder), settings={"fsync": "off"}) as server:
-            settings = DatabaseSettings(server.dsn)
-            await migrate(settings)
-            connection = await connect(settings)
-            await _fill(connection)
-            checks = await _medians_ms(connection, _check, CHECK_ROUNDS)
-            sums = await _medians_ms(connection, _sum, SUM_ROUNDS)
-            await connection.close()
+            checks, sums = await measure(server.dsn, ROWS, CHECK_ROUNDS, SUM_ROUNDS)
     _print(checks, sums)
 
 
-async def _fill(connection: Connection) -> None:
-    for rows in ROWS:
+async def measure(
+    dsn: str, sizes: Sequence[int], check_rounds: int, sum_rounds: int
+) -> tuple[dict[int, float], dict[int, float]]:
+    """The medians of the check and of the plain sum in ms, by rows; fills the empty database."""
+    settings = DatabaseSettings(dsn)
+    await migrate(settings)
+    connection = await connect(settings)
+    await _fill(connection, sizes)
+    checks = await _medians_ms(connection, _check, sizes, check_rounds)
+    sums = await _medians_ms(connection, _sum, sizes, sum_rounds)
+    await connection.close()
+    return checks, sums
+
+
+async def _fill(connection: Connection, sizes: Sequence[int]) -> None:
+    for rows in sizes:
         await connection.execute(
             "INSERT INTO workspaces (id, budget_limits) VALUES ($1, $2)", str(rows), {"x": 1}
         )
@@ -67,10 +75,12 @@ async def _sum(connection: Connection, workspace_id: str) -> None:
 Measured = Callable[[Connection, str], Awaitable[None]]
 
 
-async def _medians_ms(connection: Connection, measured: Measured, rounds: int) -> dict[int, float]:
-    durations: dict[int, list[float]] = {rows: [] for rows in ROWS}
+async def _medians_ms(
+    connection: Connection, measured: Measured, sizes: Sequence[int], rounds: int
+) -> dict[int, float]:
+    durations: dict[int, list[float]] = {rows: [] for rows in sizes}
     for _ in range(rounds):
-        for rows in ROWS:
+        for rows in sizes:
             started = time.perf_counter()
             await measured(connection, str(rows))
             durations[rows].append(time.perf_counter() - started)

@@ -3,6 +3,7 @@
 import http.client
 import os
 import socket
+import statistics
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -92,11 +93,11 @@ def ask(port: int, path: str) -> bytes:
         connection.close()
 
 
-def memory_bytes(process_id: int) -> int:
-    """What a process and those below it hold for themselves alone (USS)."""
+def memory_per_worker_bytes(process_id: int) -> float:
+    """What each process that serves holds for itself alone (USS): those below, else itself."""
     process = psutil.Process(process_id)
-    all_of_it = [process, *process.children(recursive=True)]
-    return sum(int(each.memory_full_info().uss) for each in all_of_it)
+    workers = process.children() or [process]
+    return statistics.mean(int(each.memory_full_info().uss) for each in workers)
 
 
 def cpu_s(process_ids: Sequence[int]) -> float:

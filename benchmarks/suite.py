@@ -59,16 +59,21 @@ class Suite:
         return self._gateways
 
     async def gateway(
-        self, name: str, checkout: Path = ROOT, cores: Sequence[int] = MEASURED_CORE, **more: object
+        self,
+        name: str,
+        checkout: Path = ROOT,
+        cores: Sequence[int] = MEASURED_CORE,
+        rows: int = ROWS,
+        **settings: object,
     ) -> Contestant:
         """Start a gateway with a filled ledger of its own."""
         database = f"ledger_{len(self.dsns)}"
         dsn = self.dsns[name] = await create_database(self.server_dsn, database)
         log = self.folder / f"{database}.log"
-        started = contestants.gateway(name, checkout, dsn, log, cores, **more)
+        started = contestants.gateway(name, checkout, dsn, log, cores, **settings)
         contestant = self.stack.enter_context(started)
         agent_url = f"http://127.0.0.1:{self.agent().port}"
-        await fill(dsn, agent_url, contestants.WORKSPACES, ROWS)
+        await fill(dsn, agent_url, contestants.WORKSPACES, rows)
         return contestant
 
     async def peers(self, *names: str) -> dict[str, Contestant]:

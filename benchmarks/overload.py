@@ -1,0 +1,91 @@
+"""What it does to accepted calls that ten times as many come, and how soon the others are told.
+
+A gateway with room for 64 calls, an agent that takes 100 ms. First as many callers as there is
+room for, then ten times as many; who is refused comes again after about the second it was told.
+"""
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass, field
+
+from benchmarks.contestants import Contestant
+from benchmarks.load import is_good, is_whole, request
+from benchmarks.report import Row, Target, percentiles
+from benchmarks.suite import Suite
+
+CALLS_MAX = 64
+OVERLOAD = 10
+PAUSE_S = 1.0
+REFUSED_TARGET = Target("below", 10)
+ACCEPTED_TARGET = Target("below", 1.1)
+
+
+@dataclass(slots=True)
+class Answers:
+    """How soon calls were answered."""
+
+    accepted_ms: list[float] = field(default_factory=list)
+    refused_ms: list[float] = field(default_factory=list)
+    is_told_when: bool = True
+
+
+async def measure(suite: Suite) -> list[Row]:
+    """Accepted and refused calls; the ratio is the accepted ones' over those without overload."""
+    own = await suite.gateway("gateway, room for 64", rows=10, proxy__calls_max=CALLS_MAX)
+    alone = await _call(own, CALLS_MAX, suite.round_s)
+    crowded = await _call(own, OVERLOAD * CALLS_MAX, 2 * suite.round_s)
+    if not crowded.is_told_when:
+        suite.note("failed: a refusal has no Retry-After")
+    before, accepted = percentiles(alone.accepted_ms), percentiles(crowded.accepted_ms)
+    refused = percentiles(crowded.refused_ms)
+    over = accepted.p50 / before.p50
+    return [
+        Row("accepted, 64 callers, p50", own.name, before.p50, "ms"),
+        Row("accepted, 64 callers, p99", own.name, before.p99, "ms"),
+        Row(
+            "accepted, 640 callers, p50 (over 64)",
+            own.name,
+            accepted.p50,
+            "ms",
+            over,
+            ACCEPTED_TARGET,
+        ),
+        Row(
+            "accepted, 640 callers, p99 (over 64)",
+            own.name,
+            accepted.p99,
+            "ms",
+            accepted.p99 / before.p99,
+        ),
+        Row("503, 640 callers, p50", own.name, refused.p50, "ms", target=REFUSED_TARGET),
+        Row("503, 640 callers, p99", own.name, refused.p99, "ms", target=REFUSED_TARGET),
+    ]
+
+
+async def _call(contestant: Contestant, callers: int, duration_s: float) -> Answers:
+    answers, end = Answers(), time.monotonic() + duration_s
+    await asyncio.gather(*(_call_on(contestant, number, end, answers) for number in range(callers)))
+    return answers
+
+
+async def _call_on(contestant: Contestant, number: int, end: float, answers: Answers) -> None:
+    paths = contestant.paths("/work")
+    sent = request(paths[number % len(paths)], contestant.body(200))
+    reader, writer = await asyncio.open_connection("127.0.0.1", contestant.port)
+    # The first take all the room; the others do not come at the same moment.
+    await asyncio.sleep(0 if number < CALLS_MAX else random.uniform(0, PAUSE_S))
+    while (started := time.monotonic()) < end:
+        writer.write(sent)
+        answer = await reader.read(65536)
+        while not is_whole(answer):
+            answer += await reader.read(65536)
+        duration_ms = (time.monotonic() - started) * 1000
+        if is_good(answer):
+            answers.accepted_ms.append(duration_ms)
+            continue
+        assert b" 503 " in answer[:20], answer
+        answers.refused_ms.append(duration_ms)
+        answers.is_told_when &= b"retry-after:" in answer.lower()
+        await asyncio.sleep(random.uniform(0.5, 1.5) * PAUSE_S)
+    writer.transport.abort()
