@@ -5,12 +5,11 @@ import statistics
 from benchmarks.contestants import Contestant
 from benchmarks.load import GENERATOR, load
 from benchmarks.processes import ask
-from benchmarks.report import Row, Target
+from benchmarks.report import Row, Target, rate_rows
 from benchmarks.suite import Suite
 
 CONNECTIONS = 64
 CALL_BYTES = 1024
-WHAT = "calls/s at 64 connections"
 
 TARGETS = {
     "nginx": Target("at least", 0.15),
@@ -28,23 +27,17 @@ async def measure(suite: Suite) -> list[Row]:
     gateways, peers = await suite.gateways(), await suite.peers(*TARGETS)
     direct = suite.agent()
     suite.note(f"load at 64 connections by {GENERATOR}")
-    everybody = [direct, *gateways, *peers.values()]
-    rates = {name: statistics.median(each) for name, each in _rates(suite, everybody).items()}
-    own = rates[gateways[0].name]
-    targets = {peer.name: TARGETS[name] for name, peer in peers.items()}
+    rates = _rates(suite, [direct, *gateways, *peers.values()])
     for name, rate in rates.items():
         if name != direct.name and rate > CLOSE * rates[direct.name]:
             suite.note(f"the agent and the load limit {name}: it may be able to do more")
     for gateway in gateways:
         note_skipped_checks(suite, gateway)
-    return [
-        Row(WHAT, name, rate, "calls/s", None if name == gateways[0].name else own / rate, target)
-        for name, rate in rates.items()
-        for target in [targets.get(name)]
-    ]
+    targets = {peer.name: TARGETS[name] for name, peer in peers.items()}
+    return rate_rows("calls/s, 64 connections", gateways[0].name, rates, targets)
 
 
-def _rates(suite: Suite, everybody: list[Contestant]) -> dict[str, list[float]]:
+def _rates(suite: Suite, everybody: list[Contestant]) -> dict[str, float]:
     for contestant in everybody:
         load(contestant, CONNECTIONS, 1, CALL_BYTES)
 
@@ -54,12 +47,18 @@ def _rates(suite: Suite, everybody: list[Contestant]) -> dict[str, list[float]]:
             suite.note(f"{contestant.name}: {loaded.failed} of {loaded.calls} calls failed")
         return loaded.calls_a_second
 
-    return suite.in_turns(everybody, rate)
+    rounds = suite.in_turns(everybody, rate)
+    return {name: statistics.median(each) for name, each in rounds.items()}
 
 
 def note_skipped_checks(suite: Suite, gateway: Contestant) -> None:
     """Say so if a gateway let calls pass because it could not read their budget in time."""
-    name = b"gateway_budget_checks_failed_open_total"
+    skipped = _total(gateway, b"gateway_budget_checks_failed_open_total")
+    if skipped:
+        calls = _total(gateway, b"gateway_calls_total")
+        suite.note(f"{gateway.name}: {skipped:,} of {calls:,} calls so far passed unchecked")
+
+
+def _total(gateway: Contestant, name: bytes) -> int:
     lines = [line for line in ask(gateway.port, "/metrics").splitlines() if line.startswith(name)]
-    if skipped := sum(float(line.rpartition(b" ")[2]) for line in lines):
-        suite.note(f"{gateway.name}: {skipped:.0f} budget checks were skipped so far")
+    return round(sum(float(line.rpartition(b" ")[2]) for line in lines))

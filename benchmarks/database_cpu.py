@@ -16,28 +16,30 @@ FALLS = Target("below", 1)
 
 
 async def measure(suite: Suite) -> list[Row]:
-    """The gateway's, and that of the proxy which runs the same query once a call."""
-    (own, *_), peers = await suite.gateways(), await suite.peers("naive-totals")
-    everybody = [own, *peers.values()]
-    taken: dict[tuple[str, int], list[float]] = defaultdict(list)
+    """The gateways', and that of the proxy which runs the same query once a call."""
+    gateways, peers = await suite.gateways(), await suite.peers("naive-totals")
+    taken: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
     for _ in range(suite.rounds):
-        for contestant in everybody:
+        for contestant in (*gateways, *peers.values()):
             for connections in CONNECTIONS:
-                each = await _cpu_ms_a_call(suite, contestant, connections)
-                taken[contestant.name, connections].append(each)
+                cpu_ms = await _cpu_ms_a_call(suite, contestant, connections)
+                taken[contestant.name, connections].append(cpu_ms)
+    medians = {key: statistics.median(rounds) for key, rounds in taken.items()}
     rows = []
-    for (name, connections), each in taken.items():
-        cpu_ms, first_ms = statistics.median(each), statistics.median(taken[name, 1])
-        what = f"database CPU per call, {connections} connections"
-        ratio = None if connections == 1 else cpu_ms / first_ms
-        target = FALLS if name == own.name and connections > 1 else None
-        rows.append(Row(f"{what} (over 1)" if ratio else what, name, cpu_ms, "ms", ratio, target))
+    for (name, connections), cpu_ms in medians.items():
+        what = f"database CPU/call, {connections} connections"
+        if connections == 1:
+            rows.append(Row("database CPU/call, 1 connection", name, cpu_ms, "ms"))
+            continue
+        target = FALLS if name == gateways[0].name else None
+        rows.append(Row(f"{what} / 1", name, cpu_ms, "ms", cpu_ms / medians[name, 1], target))
     return rows
 
 
 async def _cpu_ms_a_call(suite: Suite, contestant: Contestant, connections: int) -> float:
-    # The peers' connections lead to the same database, and rest while others have their turn.
-    processes = await backends(suite.dsns["gateway"])
+    # The peers use the first gateway's database; everybody else rests meanwhile.
+    own = next(iter(suite.dsns.values()))
+    processes = await backends(suite.dsns.get(contestant.name, own))
     before = cpu_s(processes)
     loaded = load(contestant, connections, suite.round_s / 2, CALL_BYTES)
     return (cpu_s(processes) - before) / loaded.calls * 1000

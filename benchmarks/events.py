@@ -5,10 +5,9 @@ import time
 
 from benchmarks.contestants import Contestant
 from benchmarks.load import READ_BYTES, request
-from benchmarks.report import Row, median_percentiles, ratio
+from benchmarks.report import Row, added_rows, median_percentiles
 from benchmarks.suite import Suite
 
-WHAT = "SSE added delay per event"
 STREAMS_A_TURN = 3
 
 
@@ -18,17 +17,7 @@ async def measure(suite: Suite) -> list[Row]:
     direct = suite.agent()
     rounds = suite.in_turns([direct, *gateways, *peers.values()], _delays_ms)
     taken = {name: median_percentiles(each) for name, each in rounds.items()}
-    base = taken.pop(direct.name)
-    own = taken[gateways[0].name]
-    rows = [Row("SSE delay per event, p50", direct.name, base.p50, "ms")]
-    for name, each in taken.items():
-        is_own = name == gateways[0].name
-        p50, p99 = each.p50 - base.p50, each.p99 - base.p99
-        p50_ratio = None if is_own else ratio(own.p50 - base.p50, p50)
-        p99_ratio = None if is_own else ratio(own.p99 - base.p99, p99)
-        rows.append(Row(f"{WHAT}, p50", name, p50, "ms", p50_ratio))
-        rows.append(Row(f"{WHAT}, p99", name, p99, "ms", p99_ratio))
-    return rows
+    return added_rows("SSE event", "ms", direct.name, gateways[0].name, taken, {})
 
 
 def _delays_ms(contestant: Contestant) -> list[float]:

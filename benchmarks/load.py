@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -75,7 +76,7 @@ def durations_ms(contestant: Contestant, duration_s: float, size_bytes: int) -> 
     A blocking socket: an event loop's own turn would be a large part of what is measured.
     """
     requests = [request(path, contestant.body(size_bytes)) for path in contestant.paths()]
-    durations = []
+    durations: list[float] = []
     with socket.create_connection(("127.0.0.1", contestant.port)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         end = time.perf_counter() + duration_s
@@ -106,7 +107,8 @@ async def _raw(port: int, connections: int, duration_s: float, requests: list[by
     started = time.perf_counter()
     for number in range(connections):
         turned = requests[number % len(requests) :] + requests[: number % len(requests)]
-        _, caller = await loop.create_connection(lambda t=turned: _Caller(t), "127.0.0.1", port)
+        caller_for = partial(_Caller, turned)
+        _, caller = await loop.create_connection(caller_for, "127.0.0.1", port)
         callers.append(caller)
     await asyncio.sleep(duration_s)
     for caller in callers:

@@ -12,6 +12,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -30,6 +31,35 @@ OUTAGE_S = 2.0
 Act = Callable[[EmbeddedPostgres], Awaitable[None]]
 
 
+@dataclass(frozen=True, slots=True)
+class Waited:
+    """What questions waited in a while; those skipped are among those asked."""
+
+    asked: int
+    skipped: int
+    p50_ms: float
+    p99_ms: float
+    longest_ms: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.asked:>7} asked {self.skipped:>7} skipped"
+            f"   p50 {self.p50_ms:6.2f} ms"
+            f"   p99 {self.p99_ms:6.2f} ms"
+            f"   longest {self.longest_ms:6.2f} ms"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """What calls waited before and during an outage, and when the budget was enforced again."""
+
+    name: str
+    before: Waited
+    during: Waited
+    enforced_again_ms: float
+
+
 class Waits:
     """How long each question took, and when one was answered last."""
 
@@ -38,31 +68,37 @@ class Waits:
         self.skipped = 0
         self.answered_at = 0.0
 
-    def take(self) -> str:
-        """What happened since the last look, as a line."""
-        ordered = sorted(self.durations_s)
-        line = (
-            f"{len(ordered):>7} asked {self.skipped:>7} skipped"
-            f"   p50 {ordered[len(ordered) // 2] * 1000:6.2f} ms"
-            f"   p99 {ordered[len(ordered) * 99 // 100] * 1000:6.2f} ms"
-            f"   longest {ordered[-1] * 1000:6.2f} ms"
-        )
+    def take(self) -> Waited:
+        """What happened since the last look."""
+        ordered = [duration_s * 1000 for duration_s in sorted(self.durations_s)]
+        count = len(ordered)
+        middle, high = ordered[count // 2], ordered[count * 99 // 100]
+        waited = Waited(count, self.skipped, middle, high, ordered[-1])
         self.durations_s, self.skipped = [], 0
-        return line
+        return waited
 
 
 async def main() -> None:
-    """Measure both outages on a server of its own."""
+    """Measure both outages and print them."""
+    for outage in await measure():
+        print(f"{outage.name}\n  before {outage.before}\n  during {outage.during}")
+        print(f"  enforced again {outage.enforced_again_ms:.0f} ms after its return")
+
+
+async def measure() -> list[Outage]:
+    """Both outages, each on a server of its own."""
+    outages = []
     for name, take_away, bring_back in (
         ("killed (SIGKILL)", _kill, _restart),
         ("stopped (SIGSTOP)", _stop, _go_on),
     ):
         with tempfile.TemporaryDirectory() as folder:
             async with EmbeddedPostgres(Path(folder)) as server:
-                await _measure(name, server, take_away, bring_back)
+                outages.append(await _measure(name, server, take_away, bring_back))
+    return outages
 
 
-async def _measure(name: str, server: EmbeddedPostgres, take_away: Act, bring_back: Act) -> None:
+async def _measure(name: str, server: EmbeddedPostgres, take_away: Act, bring_back: Act) -> Outage:
     settings = DatabaseSettings(server.dsn)
     await migrate(settings)
     connection = await connect(settings)
@@ -72,20 +108,21 @@ async def _measure(name: str, server: EmbeddedPostgres, take_away: Act, bring_ba
     await gate.open()
     callers = [asyncio.create_task(_ask_on(gate, waits)) for _ in range(CALLERS)]
     await asyncio.sleep(1)
-    print(f"{name}\n  before {waits.take()}")
+    before = waits.take()
     await take_away(server)
     await asyncio.sleep(OUTAGE_S)
-    print(f"  during {waits.take()}")
+    during = waits.take()
     await bring_back(server)
     returned_at = waits.answered_at = time.perf_counter()
     while waits.answered_at == returned_at:  # noqa: ASYNC110 - polled, so as not to slow callers
         await asyncio.sleep(0.001)
-    print(f"  enforced again {(waits.answered_at - returned_at) * 1000:.0f} ms after its return")
+    enforced_again_ms = (waits.answered_at - returned_at) * 1000
     for caller in callers:
         caller.cancel()
     await asyncio.gather(*callers, return_exceptions=True)
     await gate.close()
     await gate.connections.close()
+    return Outage(name, before, during, enforced_again_ms)
 
 
 async def _ask_on(gate: Gate, waits: Waits) -> None:

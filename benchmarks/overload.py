@@ -32,7 +32,7 @@ class Answers:
 
 async def measure(suite: Suite) -> list[Row]:
     """Accepted and refused calls; the ratio is the accepted ones' over those without overload."""
-    own = await suite.gateway("gateway, room for 64", rows=10, proxy__calls_max=CALLS_MAX)
+    own = await suite.gateway("gateway with 64 places", rows=10, proxy__calls_max=CALLS_MAX)
     alone = await _call(own, CALLS_MAX, suite.round_s)
     crowded = await _call(own, OVERLOAD * CALLS_MAX, 2 * suite.round_s)
     if not crowded.is_told_when:
@@ -44,7 +44,7 @@ async def measure(suite: Suite) -> list[Row]:
         Row("accepted, 64 callers, p50", own.name, before.p50, "ms"),
         Row("accepted, 64 callers, p99", own.name, before.p99, "ms"),
         Row(
-            "accepted, 640 callers, p50 (over 64)",
+            "accepted, 640 callers, p50 / 64 callers",
             own.name,
             accepted.p50,
             "ms",
@@ -52,7 +52,7 @@ async def measure(suite: Suite) -> list[Row]:
             ACCEPTED_TARGET,
         ),
         Row(
-            "accepted, 640 callers, p99 (over 64)",
+            "accepted, 640 callers, p99 / 64 callers",
             own.name,
             accepted.p99,
             "ms",

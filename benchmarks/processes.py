@@ -80,7 +80,7 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int, log: Pat
             return
         except OSError:
             time.sleep(0.05)
-    raise NotStartedError(f"{process.args} does not answer:\n{log.read_text()[-2000:]}")
+    raise NotStartedError(f"{process.args!r} does not answer:\n{log.read_text()[-2000:]}")
 
 
 def ask(port: int, path: str) -> bytes:

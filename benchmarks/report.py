@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, NamedTuple
 
-COLUMNS = f"{'what':<40} {'who':<28} {'figure':>10} {'unit':<10} {'ratio':>7}  target"
+COLUMNS = f"{'what':<44} {'who':<22} {'figure':>9} {'unit':<8} {'ratio':>7}  target"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure. `ratio` is the gateway's figure over this one unless `what` says otherwise."""
+    """One figure.
+
+    `ratio` is the gateway's figure over this one, or this one over the row that `what` names
+    after a slash.
+    """
 
     what: str
     who: str
@@ -42,7 +46,7 @@ class Row:
         ratio = "" if self.ratio is None else shortened(self.ratio)
         verdict = {None: "", True: "reached", False: "MISSED"}[self.is_reached]
         target = f"{self.target.relation} {self.target.bound:g}: " if self.target else ""
-        line = f"{self.what:<40} {self.who:<28} {shortened(self.figure):>10} {self.unit:<10}"
+        line = f"{self.what:<44} {self.who:<22} {shortened(self.figure):>9} {self.unit:<8}"
         return f"{line} {ratio:>7}  {target}{verdict}".rstrip()
 
 
@@ -65,6 +69,42 @@ def median_percentiles(rounds: Sequence[Sequence[float]]) -> Percentiles:
     return Percentiles(
         statistics.median(one.p50 for one in each), statistics.median(one.p99 for one in each)
     )
+
+
+def added_rows(
+    what: str,
+    unit: str,
+    direct: str,
+    own: str,
+    taken: Mapping[str, Percentiles],
+    targets: Mapping[str, Target],
+) -> list[Row]:
+    """What everybody adds to `direct`, with the ratio of what `own` adds; targets are of p50."""
+    rows = [Row(f"{what}, p50", direct, taken[direct].p50, unit)]
+    rows.append(Row(f"{what}, p99", direct, taken[direct].p99, unit))
+    added = {
+        name: Percentiles(each.p50 - taken[direct].p50, each.p99 - taken[direct].p99)
+        for name, each in taken.items()
+        if name != direct
+    }
+    for name, (p50, p99) in added.items():
+        p50_ratio, p99_ratio = None, None
+        if name != own:
+            p50_ratio, p99_ratio = ratio(added[own].p50, p50), ratio(added[own].p99, p99)
+        rows.append(Row(f"{what}, added p50", name, p50, unit, p50_ratio, targets.get(name)))
+        rows.append(Row(f"{what}, added p99", name, p99, unit, p99_ratio))
+    return rows
+
+
+def rate_rows(
+    what: str, own: str, rates: Mapping[str, float], targets: Mapping[str, Target]
+) -> list[Row]:
+    """Everybody's calls a second, with what `own` reaches over it."""
+    return [
+        Row(what, name, rate, "calls/s", None if name == own else ratio(rates[own], rate), target)
+        for name, rate in rates.items()
+        for target in [targets.get(name)]
+    ]
 
 
 def ratio(one: float, other: float) -> float | None:

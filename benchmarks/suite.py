@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 
@@ -107,7 +107,7 @@ class Suite:
         return figures
 
 
-def look_at_machine() -> dict[str, object]:
+def look_at_machine() -> dict[str, Any]:
     """The machine, and for a second what else it does."""
     return {
         "cores": os.cpu_count(),

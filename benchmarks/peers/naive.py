@@ -16,6 +16,7 @@ import uvloop
 from aiohttp import web
 
 from gateway.storage.budgets import PERIOD_LENGTHS, PERIOD_NAMES
+from gateway.storage.database import DatabaseSettings
 from gateway.storage.queries import query
 
 POOL = web.AppKey("pool", asyncpg.Pool)
@@ -24,19 +25,19 @@ QUERY = web.AppKey("query", str)
 
 PLAIN_SUM = Path(__file__).with_name("plain_sum.sql").read_text()
 HOP_FIELDS = {"host", "connection", "keep-alive", "transfer-encoding"}
-# Without it PostgreSQL compiles the larger query anew for every call.
-SERVER_SETTINGS = {"jit": "off"}
 
 
 def create_app(role: str, query_name: str, dsn: str) -> web.Application:
     """The program of this role."""
     app = web.Application()
     app[QUERY] = query_name
+    # The gateway's own: else PostgreSQL makes a plan, or even compiles one, for every call.
+    settings = DatabaseSettings(dsn).server_settings
 
     async def connections(app: web.Application) -> AsyncIterator[None]:
         unlimited = aiohttp.TCPConnector(limit=0)
         async with (
-            asyncpg.create_pool(dsn, server_settings=SERVER_SETTINGS) as app[POOL],
+            asyncpg.create_pool(dsn, server_settings=settings) as app[POOL],
             aiohttp.ClientSession(connector=unlimited, auto_decompress=False) as app[CLIENT],
         ):
             yield
@@ -90,9 +91,11 @@ async def check(request: web.Request) -> tuple[str, bool]:
         row = await request.app[POOL].fetchrow(
             query("budgets"), [workspace_id], PERIOD_NAMES, PERIOD_LENGTHS, None
         )
+        assert row is not None
         spent = json.loads(row["spend_cents"] or "{}")
     else:
         row = await request.app[POOL].fetchrow(PLAIN_SUM, workspace_id, PERIOD_LENGTHS)
+        assert row is not None
         spent = dict(zip(PERIOD_NAMES, list(row.values())[2:], strict=True))
     limits: dict[str, Any] = json.loads(row["budget_limits"])
     is_spent = any((spent.get(name) or 0) >= limit for name, limit in limits.items())
