@@ -28,7 +28,7 @@ async def measure(suite: Suite) -> list[Row]:
     for size, sum_ms in sums.items():
         rows.append(
             Row(
-                f"plain sum, {size:,} rows  / check",
+                f"plain sum, {size:,} rows / check",
                 "PostgreSQL",
                 sum_ms,
                 "ms",

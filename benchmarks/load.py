@@ -94,7 +94,7 @@ def _wrk(port: int, connections: int, duration_s: float, body: bytes, paths: lis
     with tempfile.NamedTemporaryFile() as file:
         file.write(body)
         file.flush()
-        options = ["-t", "1", "-c", str(connections), "-d", f"{max(1, round(duration_s))}s"]
+        options = ["-t1", f"-c{connections}", f"-d{max(1, round(duration_s))}s", "--timeout", "10s"]
         command = ["wrk", *options, "-s", str(SCRIPT), f"http://127.0.0.1:{port}", "--"]
         output = subprocess.run(
             [*command, file.name, *paths], capture_output=True, text=True, check=True

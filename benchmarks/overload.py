@@ -9,8 +9,9 @@ import random
 import time
 from dataclasses import dataclass, field
 
+from benchmarks.agent import WORK_S
 from benchmarks.contestants import Contestant
-from benchmarks.load import is_good, is_whole, request
+from benchmarks.load import READ_BYTES, is_good, is_whole, request
 from benchmarks.report import Row, Target, percentiles
 from benchmarks.suite import Suite
 
@@ -64,22 +65,36 @@ async def measure(suite: Suite) -> list[Row]:
 
 
 async def _call(contestant: Contestant, callers: int, duration_s: float) -> Answers:
+    """All callers' answers; everybody is connected before the first calls."""
+    connections = [
+        await asyncio.open_connection("127.0.0.1", contestant.port) for _ in range(callers)
+    ]
+    paths, body = contestant.paths("/work"), contestant.body(200)
     answers, end = Answers(), time.monotonic() + duration_s
-    await asyncio.gather(*(_call_on(contestant, number, end, answers) for number in range(callers)))
+    calling = []
+    for number, connection in enumerate(connections):
+        # The first take all the room within the time of a call, so that they do not go on in step.
+        pause_s = random.uniform(0, WORK_S if number < CALLS_MAX else PAUSE_S)
+        sent = request(paths[number % len(paths)], body)
+        calling.append(_call_on(*connection, sent, pause_s, end, answers))
+    await asyncio.gather(*calling)
     return answers
 
 
-async def _call_on(contestant: Contestant, number: int, end: float, answers: Answers) -> None:
-    paths = contestant.paths("/work")
-    sent = request(paths[number % len(paths)], contestant.body(200))
-    reader, writer = await asyncio.open_connection("127.0.0.1", contestant.port)
-    # The first take all the room; the others do not come at the same moment.
-    await asyncio.sleep(0 if number < CALLS_MAX else random.uniform(0, PAUSE_S))
+async def _call_on(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    sent: bytes,
+    pause_s: float,
+    end: float,
+    answers: Answers,
+) -> None:
+    await asyncio.sleep(pause_s)
     while (started := time.monotonic()) < end:
         writer.write(sent)
-        answer = await reader.read(65536)
+        answer = await reader.read(READ_BYTES)
         while not is_whole(answer):
-            answer += await reader.read(65536)
+            answer += await reader.read(READ_BYTES)
         duration_ms = (time.monotonic() - started) * 1000
         if is_good(answer):
             answers.accepted_ms.append(duration_ms)
