@@ -82,12 +82,19 @@ def durations_ms(contestant: Contestant, duration_s: float, size_bytes: int) -> 
         end = time.perf_counter() + duration_s
         while (started := time.perf_counter()) < end:
             connection.sendall(requests[len(durations) % len(requests)])
-            answer = connection.recv(READ_BYTES)
-            while not is_whole(answer):
-                answer += connection.recv(READ_BYTES)
+            answer = _read_answer(connection)
             durations.append((time.perf_counter() - started) * 1000)
             assert is_good(answer), (contestant.name, answer)
     return durations
+
+
+def _read_answer(connection: socket.socket) -> bytes:
+    answer = b""
+    while not is_whole(answer):
+        part = connection.recv(READ_BYTES)
+        assert part, answer
+        answer += part
+    return answer
 
 
 def _wrk(port: int, connections: int, duration_s: float, body: bytes, paths: list[str]) -> Load:

@@ -49,7 +49,7 @@ async def growth_mb(path: str, count: int) -> float:
         async with AsyncExitStack() as stack:
             # What is loaded and cached with the first call is no growth.
             await stack.enter_async_context(answer(url, path))
-            before = worker.memory_full_info().uss
+            before = int(worker.memory_full_info().uss)
             for _ in range(count):
                 await stack.enter_async_context(answer(url, path))
             return (await highest_uss(worker) - before) / 1_000_000

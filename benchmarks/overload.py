@@ -92,9 +92,11 @@ async def _call_on(
     await asyncio.sleep(pause_s)
     while (started := time.monotonic()) < end:
         writer.write(sent)
-        answer = await reader.read(READ_BYTES)
+        answer = b""
         while not is_whole(answer):
-            answer += await reader.read(READ_BYTES)
+            part = await reader.read(READ_BYTES)
+            assert part, answer
+            answer += part
         duration_ms = (time.monotonic() - started) * 1000
         if is_good(answer):
             answers.accepted_ms.append(duration_ms)

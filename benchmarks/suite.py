@@ -1,6 +1,7 @@
 """What the parts of a run share: how long to measure, who takes part, what is to be noted."""
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from benchmarks.database import create_database, fill
 from benchmarks.processes import MEASURED_CORE, OTHER_CORES, ROOT, NotStartedError
 
 ROWS = 10_000
+SETTLE_S = 0.5
 
 Figure = TypeVar("Figure")
 
@@ -104,6 +106,8 @@ class Suite:
         for _ in range(self.rounds):
             for contestant in taking_part:
                 figures[contestant.name].append(measure(contestant))
+                # What was asked last may still be worked at, by PostgreSQL above all.
+                time.sleep(SETTLE_S)
         return figures
 
 
