@@ -15,7 +15,7 @@ CONNECTIONS = 8
 
 async def measure(suite: Suite) -> list[Row]:
     """Everybody's calls a second, both ways."""
-    gateways, peers = await suite.gateways(), await suite.peers("nginx", "naive-totals")
+    gateways, peers = await suite.gateways(), await suite.peers("nginx", "naive-tuned")
     everybody = [suite.agent(), *gateways, *peers.values()]
     rows = []
     for what, size_bytes, tail in (

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.processes import MEASURED_CORE, OTHER_CORES, free_port, running
@@ -120,20 +121,6 @@ def nginx_with_check(place: Place) -> Iterator[Contestant]:
 
 
 @contextmanager
-def naive_with_totals(place: Place) -> Iterator[Contestant]:
-    """A plain aiohttp proxy with the gateway's own query per call."""
-    with _naive("proxy", "totals", place) as contestant:
-        yield contestant
-
-
-@contextmanager
-def naive_with_sum(place: Place) -> Iterator[Contestant]:
-    """A plain aiohttp proxy with the plain sum per call."""
-    with _naive("proxy", "sum", place) as contestant:
-        yield contestant
-
-
-@contextmanager
 def litellm(place: Place) -> Iterator[Contestant]:
     """The LiteLLM proxy, one worker, no database; it answers by itself, which is generous."""
     program = os.environ.get(LITELLM_VARIABLE) or shutil.which("litellm")
@@ -156,17 +143,9 @@ def litellm(place: Place) -> Iterator[Contestant]:
         yield Contestant("LiteLLM, mocked", port, pid, CHAT_CALL, "/v1/chat/completions")
 
 
-PEERS: dict[str, Callable[[Place], AbstractContextManager[Contestant]]] = {
-    "nginx": nginx,
-    "auth-request": nginx_with_check,
-    "naive-totals": naive_with_totals,
-    "naive-sum": naive_with_sum,
-    "litellm": litellm,
-}
-
-
 @contextmanager
 def _naive(role: str, query: str, place: Place) -> Iterator[Contestant]:
+    """A plain aiohttp proxy, or only its check, with one query per call."""
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.peers.naive", role, query, str(port), place.dsn]
     with running(command, port, place.log(f"{role}-{query}")) as process_id:
@@ -190,6 +169,15 @@ def _nginx(name: str, place: Place, upstreams: str, locations: str) -> Iterator[
 def _upstream(name: str, port: int) -> str:
     return f"upstream {name} {{ server 127.0.0.1:{port}; keepalive 256; }}\n"
 
+
+PEERS: dict[str, Callable[[Place], AbstractContextManager[Contestant]]] = {
+    "nginx": nginx,
+    "auth-request": nginx_with_check,
+    "naive-totals": partial(_naive, "proxy", "totals"),
+    "naive-tuned": partial(_naive, "proxy", "tuned"),
+    "naive-sum": partial(_naive, "proxy", "sum"),
+    "litellm": litellm,
+}
 
 # It logs every call as the gateway does, and streams both ways as the gateway does.
 NGINX = """

@@ -16,8 +16,8 @@ FALLS = Target("below", 1)
 
 
 async def measure(suite: Suite) -> list[Row]:
-    """The gateways', and that of the proxy which runs the same query once a call."""
-    gateways, peers = await suite.gateways(), await suite.peers("naive-totals")
+    """The gateways', and that of proxies which run the same query once a call."""
+    gateways, peers = await suite.gateways(), await suite.peers("naive-totals", "naive-tuned")
     taken: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
     for _ in range(suite.rounds):
         for contestant in (*gateways, *peers.values()):

@@ -13,7 +13,7 @@ STREAMS_A_TURN = 3
 
 async def measure(suite: Suite) -> list[Row]:
     """What everybody adds, p50 and p99."""
-    gateways, peers = await suite.gateways(), await suite.peers("nginx", "naive-totals")
+    gateways, peers = await suite.gateways(), await suite.peers("nginx", "naive-tuned")
     direct = suite.agent()
     rounds = suite.in_turns([direct, *gateways, *peers.values()], _delays_ms)
     taken = {name: median_percentiles(each) for name, each in rounds.items()}

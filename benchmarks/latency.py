@@ -11,7 +11,7 @@ NGINX_TARGET = Target("below", 3)
 async def measure(suite: Suite) -> list[Row]:
     """What everybody adds, p50 and p99, and what the gateway adds over that."""
     gateways = await suite.gateways()
-    peers = await suite.peers("nginx", "auth-request", "naive-totals", "naive-sum")
+    peers = await suite.peers("nginx", "auth-request", "naive-tuned", "naive-sum")
     direct = suite.agent()
     rounds = suite.in_turns(
         [direct, *gateways, *peers.values()],

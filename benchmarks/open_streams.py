@@ -17,7 +17,7 @@ STALLED_TARGET = Target("below", memory.STALLED_GROWTH_MB_MAX)
 
 async def measure(suite: Suite) -> list[Row]:
     """Everybody's memory per worker, and the gateway's growth with readers that stall."""
-    gateways, peers = await suite.gateways(), await suite.peers("nginx", "naive-totals")
+    gateways, peers = await suite.gateways(), await suite.peers("nginx", "naive-tuned")
     rows = []
     for contestant in (*gateways, *peers.values()):
         with ExitStack() as stack:
