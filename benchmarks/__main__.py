@@ -80,7 +80,7 @@ async def main(options: argparse.Namespace) -> int:
     if machine["busy percent before"] > BUSY_PERCENT:
         suite.note("the machine did something else, too: compare ratios, not figures")
     suite.note(f"the run took {time.monotonic() - started:.0f} s")
-    print("", *suite.notes, sep="\n")
+    print(*suite.notes, sep="\n")
     if options.json is not None:
         text = json.dumps(as_json(machine, rows, suite.notes), indent=2)
         options.json.write_text(f"{text}\n", encoding="utf-8")

@@ -20,7 +20,7 @@ TARGETS = {
     "litellm": Target("at least", 60),
 }
 # Above this part of what the agent can do, the agent limits the proxy, too.
-CLOSE = 0.7
+CLOSE = 0.6
 
 
 async def measure(suite: Suite) -> list[Row]:
