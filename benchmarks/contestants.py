@@ -20,6 +20,9 @@ A2A_CALL = (
 )
 CHAT_CALL = b'{"model":"mocked","messages":[{"role":"user","content":"%b"}]}'
 
+# What fills the body of a call.
+WORDS = b"Please summarise the meeting of last Tuesday, and say who promised what. "
+
 
 class NotInstalledError(Exception):
     """This peer is not on this machine; the message says what is missing."""
@@ -44,7 +47,7 @@ class Contestant:
     def body(self, size_bytes: int) -> bytes:
         """A call of that size."""
         padding = size_bytes - len(self.call_format) + len("%b")
-        return self.call_format % (b"x" * padding)
+        return self.call_format % ((WORDS * (padding // len(WORDS) + 1))[:padding])
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,9 +60,9 @@ def is_card_path(path: str) -> bool:
 
 def may_ask_for_card(body: bytes) -> bool:
     """Whether a JSON-RPC body could be asking for the extended card; nothing is parsed."""
-    if _WIDE_BYTE in body or _CARD_METHOD.search(body):
+    # Cheap questions first: on 1 MB rfind takes a third of the pattern's time, and of find's.
+    if _WIDE_BYTE in body or (body.rfind(b"xtended") >= 0 and _CARD_METHOD.search(body)):
         return True
-    # A single byte is found ten times as fast as a pattern is.
     return _ESCAPE in body and _HIDDEN_LETTER.search(body) is not None
 
 
