@@ -342,7 +342,7 @@ async def test_caller_who_reads_late_gets_the_answer(
 ) -> None:
     """A connection that is closed over unread bytes is reset, and the answer is lost with it."""
     # So long that a busy machine does not make the test fail.
-    monkeypatch.setattr("gateway.web.server.HANG_UP_S", 5)
+    monkeypatch.setattr("gateway.web.server.HANG_UP_S", 3)
     url = URL(gateway.url)
 
     def talk() -> bytes:
