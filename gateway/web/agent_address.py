@@ -58,23 +58,48 @@ def read_destination(url: str) -> Destination:
     return Destination(origin, match["authority"], (match["path"] or "/") + match["query"])
 
 
-async def resolve(origin: Origin, allowed: Sequence[Network]) -> Addresses:
-    """The addresses of an agent at which it may live, never empty.
+class Resolver:
+    """Finds the addresses behind agents' names, one look-up at a time for each.
 
-    Raises BadGateway if there is none, and OSError if the name cannot be resolved.
+    A look-up takes a thread, for many seconds if the name server is silent: calls to one such
+    agent would take all threads, and no other new agent could be connected to.
     """
-    found = await _look_up(origin)
-    usable = [each for each in found if is_allowed(read_address(str(each[4][0])), allowed)]
-    if not usable:
-        raise BadGateway("The agent's address is not in a network that agents may live in.")
-    return usable
+
+    def __init__(self, allowed: Sequence[Network]) -> None:
+        self._allowed = allowed
+        self._under_way: dict[Origin, asyncio.Task[Addresses]] = {}
+
+    async def resolve(self, origin: Origin) -> Addresses:
+        """The addresses of an agent at which it may live, never empty.
+
+        Raises BadGateway if there is none, and OSError if the name cannot be resolved.
+        """
+        found = _read_numeric(origin) or await self._look_up(origin)
+        usable = [
+            each for each in found if is_allowed(read_address(str(each[4][0])), self._allowed)
+        ]
+        if not usable:
+            raise BadGateway("The agent's address is not in a network that agents may live in.")
+        return usable
+
+    async def _look_up(self, origin: Origin) -> Addresses:
+        look_up = self._under_way.get(origin)
+        if look_up is None:
+            look_up = self._under_way[origin] = asyncio.create_task(_ask_system(origin))
+            look_up.add_done_callback(lambda _: self._under_way.pop(origin))
+        # Shielded, because calls share it: one that leaves must not take it away.
+        return await asyncio.shield(look_up)
 
 
-async def _look_up(origin: Origin) -> Addresses:
-    kind = socket.SOCK_STREAM
+def _read_numeric(origin: Origin) -> Addresses:
+    """The address that the host is, empty for a name: no thread is needed to read it."""
+    numeric = socket.AI_NUMERICHOST
     try:
-        # Asked first, because a look-up of a name costs a thread.
-        return socket.getaddrinfo(origin.host, origin.port, type=kind, flags=socket.AI_NUMERICHOST)
+        return socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM, flags=numeric)
     except socket.gaierror:
-        loop = asyncio.get_running_loop()
-        return await loop.getaddrinfo(origin.host, origin.port, type=kind)
+        return ()
+
+
+async def _ask_system(origin: Origin) -> Addresses:
+    loop = asyncio.get_running_loop()
+    return await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)

@@ -10,7 +10,7 @@ from aiohappyeyeballs import AddrInfoType, start_connection
 
 from gateway.core.errors import BadGateway, GatewayTimeout
 from gateway.core.networks import Network
-from gateway.web.agent_address import Origin, resolve
+from gateway.web.agent_address import Origin, Resolver
 from gateway.web.agent_connection import AgentConnection
 
 # uvicorn, gunicorn and Node close an idle connection after 5 s; a request sent at that moment
@@ -29,7 +29,7 @@ class AgentPool:
 
     def __init__(self, connect_timeout_s: float, allowed: Sequence[Network]) -> None:
         self._connect_timeout_s = connect_timeout_s
-        self._allowed = allowed
+        self._resolver = Resolver(allowed)
         self._idle: dict[Origin, list[AgentConnection]] = {}
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -92,7 +92,7 @@ class AgentPool:
 
     async def _open(self, origin: Origin) -> AgentConnection:
         loop = asyncio.get_running_loop()
-        addresses = await resolve(origin, self._allowed)
+        addresses = await self._resolver.resolve(origin)
         connected = await start_connection(
             addresses,
             happy_eyeballs_delay=NEXT_ADDRESS_DELAY_S,

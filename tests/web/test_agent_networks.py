@@ -6,6 +6,8 @@ tests hold whatever client talks to the agents.
 
 import asyncio
 import socket
+import threading
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from aiohttp import web
 from yarl import URL
 
 from tests.conftest import dsn_of
-from tests.running import Gateway, run_agent, run_gateway
+from tests.running import Gateway, run_agent, run_gateway, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -27,6 +29,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 PATIENT = {"GATEWAY_BUDGET__CHECK_TIMEOUT_MS": "10000"}
 ONLY_1 = {**PATIENT, "GATEWAY_REGISTRY__ALLOWED_NETWORKS": "127.0.0.1/32"}
 ONLY_2 = {**PATIENT, "GATEWAY_REGISTRY__ALLOWED_NETWORKS": "127.0.0.2/32"}
+
+PATIENCE_S = 20
 
 HOSTILE = {
     # The metadata of a cloud's machine, where credentials are.
@@ -477,3 +481,43 @@ async def test_proxy_and_credentials_of_this_machine_are_not_used(
     assert (await register(gateway, agent.url))[0] == 200
     assert (await call(gateway), proxy.connections) == (200, 0)
     assert "authorization" not in {name.lower() for name, _ in agent.received[0].headers}
+
+
+async def test_calls_to_one_name_that_nobody_answers_for_leave_other_names_their_turn(
+    gateway: Gateway,
+    stack: AsyncExitStack,
+    connection: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: Counter[str] = Counter()
+    may_answer = threading.Event()
+    original = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *rest: Any, **options: Any) -> list[Any]:
+        if host in ("silent.test", "other.test") and not options.get("flags"):
+            asked[host] += 1
+            if host == "silent.test":
+                may_answer.wait(PATIENCE_S)
+            host = "127.0.0.1"
+        return original(host, *rest, **options)
+
+    agent = await stack.enter_async_context(run_agent())
+    port = URL(agent.url).port
+    for workspace_id, host in (("w", "silent.test"), ("other", "other.test")):
+        await connection.execute(
+            "INSERT INTO workspaces (id, url) VALUES ($1, $2)",
+            workspace_id,
+            f"http://{host}:{port}",
+        )
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    waiting = [asyncio.create_task(call(gateway)) for _ in range(50)]
+    try:
+        await until(lambda: asked["silent.test"] > 0)
+        await until(lambda: len(gateway.services.calls_under_way) == 50)
+        async with gateway.client.post(f"{gateway.url}/workspaces/other/a2a", json={}) as answer:
+            assert answer.status == 200
+    finally:
+        may_answer.set()
+        statuses = await asyncio.gather(*waiting)
+    assert set(statuses) == {200}
+    assert asked == {"silent.test": 1, "other.test": 1}
