@@ -60,8 +60,13 @@ def is_card_path(path: str) -> bool:
 
 def may_ask_for_card(body: bytes) -> bool:
     """Whether a JSON-RPC body could be asking for the extended card; nothing is parsed."""
+    return _WIDE_BYTE in body or names_card_method(body)
+
+
+def names_card_method(body: bytes) -> bool:
+    """Whether a body in UTF-8 has a method's name for the extended card, or hides letters."""
     # Cheap questions first: on 1 MB rfind takes a third of the pattern's time, and of find's.
-    if _WIDE_BYTE in body or (body.rfind(b"xtended") >= 0 and _CARD_METHOD.search(body)):
+    if body.rfind(b"xtended") >= 0 and _CARD_METHOD.search(body):
         return True
     return _ESCAPE in body and _HIDDEN_LETTER.search(body) is not None
 

@@ -22,6 +22,7 @@ from gateway.core.agent_card import (
     is_agent_card,
     is_matched,
     is_well_known_path,
+    names_card_method,
     rewrite_card,
     rewrite_rpc_answer,
 )
@@ -50,7 +51,7 @@ _REFUSALS = (401, 403)
 
 # RFC 9110 sections 12 and 13: what would make the agent answer by a part, a coding or nothing.
 _NOT_ASKED_WITH = re.compile(
-    r"if-(match|none-match|modified-since|unmodified-since|range)|range|accept-encoding|content-.*",
+    r"if-(match|none-match|modified-since|unmodified-since|range)|range|content-.*",
     re.IGNORECASE,
 )
 
@@ -137,6 +138,11 @@ class RpcCards:
     def see(self, part: bytes) -> None:
         """Look at a part of the body on its way; nothing is parsed."""
         self.question.see(part)
+
+    def asked_with(self, fields: Fields, body: object) -> Fields:
+        """The fields to ask with: in a coding that the caller likes, a card may be unreadable."""
+        is_named = self.question.is_asked and isinstance(body, bytes) and names_card_method(body)
+        return _uncoded(fields) if is_named else fields
 
     async def rewritten(self, answer: UpstreamAnswer) -> UpstreamAnswer:
         """The answer with its card rewritten; all others pass as they are, event streams at once.
@@ -265,7 +271,11 @@ async def _ask(upstream: Upstream, url: str, fields: Fields) -> _Answer:
 
 
 def _asked_with(fields: Fields) -> list[tuple[str, str]]:
-    kept = [(name, value) for name, value in fields if not _NOT_ASKED_WITH.fullmatch(name)]
+    return _uncoded([field for field in fields if not _NOT_ASKED_WITH.fullmatch(field[0])])
+
+
+def _uncoded(fields: Fields) -> list[tuple[str, str]]:
+    kept = [field for field in fields if field[0].lower() != "accept-encoding"]
     # RFC 9110 section 12.5.3: without the field any coding is welcome.
     return [*kept, ("Accept-Encoding", "identity")]
 

@@ -139,7 +139,8 @@ async def _ask_agent(
         return answer
     cards = RpcCards(agent_url, public_base, CardQuestion(is_asked=not _is_readable(request)))
     body = request_body(request, config.proxy, read, cards)
-    outgoing = UpstreamRequest(request.method, target.upstream_url(agent_url), fields, body)
+    url = target.upstream_url(agent_url)
+    outgoing = UpstreamRequest(request.method, url, cards.asked_with(fields, body), body)
     return await forward(request, parts, outgoing, cards, added)
 
 

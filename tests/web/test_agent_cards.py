@@ -557,6 +557,27 @@ async def test_agent_that_codes_what_may_be_coded_is_asked_for_plain_cards(
         assert json.loads(body) == card_at(public(gateway))
 
 
+@pytest.mark.parametrize("method", ["GetExtendedAgentCard", r"G\u0065tExtendedAgentCard"])
+async def test_agent_is_asked_for_a_plain_card_over_json_rpc_and_for_nothing_else_so(
+    gateway: Gateway, agent: Agent, address: str, method: str
+) -> None:
+    welcome: list[list[str]] = []
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        await request.read()
+        welcome.append(request.headers.getall("Accept-Encoding", []))
+        return web.json_response({"jsonrpc": "2.0", "id": 1, "result": card_at(address)})
+
+    agent.respond = respond
+    await register(gateway, address)
+    headers = {"Accept-Encoding": "br, zstd", "Content-Type": "application/json"}
+    for each in (method, "message/send"):
+        question = f'{{"jsonrpc": "2.0", "id": 1, "method": "{each}"}}'
+        async with gateway.client.post(public(gateway), data=question, headers=headers) as answer:
+            assert answer.status == 200
+    assert welcome == [["identity"], ["br, zstd"]]
+
+
 @pytest.mark.parametrize("coding", ["gzip", "GZip", "x-gzip", "deflate", "identity"])
 async def test_agent_that_codes_its_card_all_the_same_breaks_nothing(
     gateway: Gateway, agent: Agent, address: str, coding: str
