@@ -90,10 +90,10 @@ async def check(request: web.Request) -> tuple[str, bool]:
     workspace_id = request.match_info["id"]
     if request.app[QUERY] != "sum":
         row = await request.app[POOL].fetchrow(
-            query("budgets"), [workspace_id], PERIOD_NAMES, PERIOD_LENGTHS, None
+            query("budgets"), [workspace_id], PERIOD_LENGTHS, None
         )
         assert row is not None
-        spent = json.loads(row["spend_cents"] or "{}")
+        spent = dict(zip(PERIOD_NAMES, row["spend_cents"], strict=True))
     else:
         row = await request.app[POOL].fetchrow(PLAIN_SUM, workspace_id, PERIOD_LENGTHS)
         assert row is not None

@@ -1,7 +1,7 @@
 """Budgets: one query answers for many workspaces; a change of limits is one transaction."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import asyncpg
@@ -31,9 +31,38 @@ class WorkspaceBudget:
 async def read_budgets(
     connection: Connection, keys: Sequence[str], as_of: datetime | None = None
 ) -> dict[str, WorkspaceBudget]:
-    """The budgets of the workspaces that exist among `keys`. `as_of` None is the database's now."""
-    rows = await connection.fetch(query("budgets"), keys, PERIOD_NAMES, PERIOD_LENGTHS, as_of)
-    return {row["workspace_id"]: _read_row(row) for row in rows}
+    """The budgets of the workspaces that exist among `keys`. `as_of` None is the database's now.
+
+    One query decides; who is over a limit is asked for once more, to tell when room returns.
+    """
+    rows = await connection.fetch(query("budgets"), keys, PERIOD_LENGTHS, as_of)
+    found = {row["workspace_id"]: _read_row(row) for row in rows}
+    if exceeded := [key for key, each in found.items() if each.budget.exceeded]:
+        found |= await _with_room(connection, {key: found[key] for key in exceeded})
+    return found
+
+
+async def _with_room(
+    connection: Connection, exceeded: Mapping[str, WorkspaceBudget]
+) -> dict[str, WorkspaceBudget]:
+    """The same budgets, and when room returns in them."""
+    as_of = next(iter(exceeded.values())).budget.as_of
+    rows = await connection.fetch(
+        query("room_returns"), list(exceeded), PERIOD_NAMES, PERIOD_LENGTHS, as_of
+    )
+    room_at = {(row["workspace_id"], row["period_name"]): row["room_at"] for row in rows}
+    return {
+        key: replace(each, budget=_know_room(each.budget, room_at))
+        for key, each in exceeded.items()
+    }
+
+
+def _know_room(budget: Budget, room_at: Mapping[tuple[str, str], datetime]) -> Budget:
+    windows = tuple(
+        replace(window, room_at=room_at.get((budget.workspace_id, window.period.name)))
+        for window in budget.windows
+    )
+    return replace(budget, windows=windows)
 
 
 async def read_budget(connection: Connection, key: str) -> WorkspaceBudget:
@@ -46,15 +75,9 @@ async def read_budget(connection: Connection, key: str) -> WorkspaceBudget:
 
 def _read_row(row: asyncpg.Record) -> WorkspaceBudget:
     limits, damaged = read_stored_limits(row["budget_limits"])
-    spend_cents, room_at = row["spend_cents"] or {}, row["room_at"] or {}
     windows = tuple(
-        WindowSpend(
-            period,
-            spend_cents.get(period.name, 0),
-            limits.get(period.name),
-            datetime.fromisoformat(room_at[period.name]) if period.name in room_at else None,
-        )
-        for period in PERIODS
+        WindowSpend(period, spend_cents, limits.get(period.name))
+        for period, spend_cents in zip(PERIODS, row["spend_cents"], strict=True)
     )
     budget = Budget(row["workspace_id"], windows, row["as_of"])
     return WorkspaceBudget(budget, row["url"], damaged)

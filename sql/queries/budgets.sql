@@ -1,140 +1,39 @@
 -- The limits and the spend in every window, for each of the asked workspaces that exists.
 --
 -- $1 workspace ids, in the id's own type
--- $2 period names, $3 their lengths
--- $4 the moment that counts as now; null means now
+-- $2 the periods' lengths; the answer has what was spent in their order
+-- $3 the moment that counts as now; null means now
 --
 -- Per period one index descent finds the first row inside the window; what was spent is the newest
 -- running total less the running total before that row. This equals the definition
 --     SUM(amount_cents) FILTER (WHERE occurred_at > now - length)
 -- whatever the ledger's size, and stays right after old rows are pruned.
---
--- A period whose limit is reached also tells when room returns: the row that must leave the window
--- is the first after which the running total is above the threshold, the newest total less the
--- limit. It is found by halving, which costs a few descents more, whatever the ledger's size.
 SELECT
     workspace.id::text AS workspace_id,
     workspace.url,
     workspace.budget_limits,
     clock.now AS as_of,
-    jsonb_object_agg(period.name, spent.cents) FILTER (WHERE spent.cents <> 0) AS spend_cents,
-    jsonb_object_agg(period.name, leaving.occurred_at + period.length)
-        FILTER (WHERE leaving.occurred_at IS NOT NULL) AS room_at
-FROM (SELECT coalesce($4::timestamptz, now()) AS now) AS clock
-CROSS JOIN unnest($2::text[], $3::interval[]) AS period (name, length)
+    ARRAY(
+        SELECT coalesce(newest.total_cents - first_inside.total_before_cents, 0)
+        FROM unnest($2::interval[]) WITH ORDINALITY AS period (length, position)
+        LEFT JOIN LATERAL (
+            SELECT event.running_total_cents - event.amount_cents AS total_before_cents
+            FROM workspace_spend_events AS event
+            WHERE event.workspace_id = workspace.id
+                AND event.occurred_at > clock.now - period.length
+            ORDER BY event.occurred_at, event.event_number
+            LIMIT 1
+        ) AS first_inside ON true
+        ORDER BY period.position
+    ) AS spend_cents
+FROM (SELECT coalesce($3::timestamptz, now()) AS now) AS clock
 CROSS JOIN workspaces AS workspace
 LEFT JOIN LATERAL (
-    SELECT event.event_number, event.running_total_cents AS total_cents
+    SELECT event.running_total_cents AS total_cents
     FROM workspace_spend_events AS event
     WHERE event.workspace_id = workspace.id
     ORDER BY event.event_number DESC
     LIMIT 1
 ) AS newest ON true
-LEFT JOIN LATERAL (
-    SELECT
-        event.event_number,
-        event.occurred_at,
-        event.running_total_cents - event.amount_cents AS total_before_cents
-    FROM workspace_spend_events AS event
-    WHERE event.workspace_id = workspace.id
-        AND event.occurred_at > clock.now - period.length
-    ORDER BY event.occurred_at, event.event_number
-    LIMIT 1
-) AS first_inside ON true
-CROSS JOIN LATERAL (
-    SELECT
-        coalesce(newest.total_cents - first_inside.total_before_cents, 0) AS cents,
-        -- Not a number: somebody edited the column by hand, and the period has no limit.
-        CASE jsonb_typeof(workspace.budget_limits -> period.name)
-            WHEN 'number' THEN (workspace.budget_limits -> period.name)::numeric
-        END AS limit_cents
-) AS spent
-CROSS JOIN LATERAL (
-    SELECT CASE WHEN spent.limit_cents > 0 AND spent.cents >= spent.limit_cents
-        THEN newest.total_cents - floor(spent.limit_cents)::bigint
-    END AS total_cents
-) AS threshold
-LEFT JOIN LATERAL (
-    WITH RECURSIVE stretch_end AS (
-        -- Between corrections totals only rise. Rows of one moment leave together, so a correction
-        -- ends one stretch before its moment, and another with the last row of its moment.
-        SELECT newest.event_number AS last_number, false AS is_moment
-        UNION
-        SELECT last_row.event_number, last_row.is_moment
-        FROM workspace_spend_events AS taken_back
-        CROSS JOIN LATERAL (
-            (SELECT event.event_number, false AS is_moment
-            FROM workspace_spend_events AS event
-            WHERE event.workspace_id = workspace.id
-                AND event.occurred_at >= first_inside.occurred_at
-                AND event.occurred_at < taken_back.occurred_at
-            ORDER BY event.occurred_at DESC, event.event_number DESC
-            LIMIT 1)
-            UNION ALL
-            (SELECT event.event_number, true AS is_moment
-            FROM workspace_spend_events AS event
-            WHERE event.workspace_id = workspace.id
-                AND event.occurred_at = taken_back.occurred_at
-            ORDER BY event.occurred_at DESC, event.event_number DESC
-            LIMIT 1)
-        ) AS last_row
-        WHERE taken_back.workspace_id = workspace.id
-            AND taken_back.occurred_at >= first_inside.occurred_at
-            AND taken_back.amount_cents < 0
-    ),
-    stretch AS (
-        SELECT
-            coalesce(
-                lag(last_number) OVER (ORDER BY last_number, is_moment DESC) + 1,
-                first_inside.event_number
-            ) AS first_number,
-            last_number,
-            is_moment
-        FROM stretch_end
-        WHERE threshold.total_cents IS NOT NULL
-    ),
-    -- Halve the first stretch that ends above the threshold until one row is left. LIMIT 1 makes
-    -- each row a descent of its own: a plan made while the ledger was empty would join it whole.
-    search (low, high) AS (
-        (SELECT
-            CASE WHEN stretch.is_moment THEN stretch.last_number ELSE stretch.first_number END,
-            stretch.last_number
-        FROM stretch
-        CROSS JOIN LATERAL (
-            SELECT event.running_total_cents AS total_cents
-            FROM workspace_spend_events AS event
-            WHERE event.workspace_id = workspace.id AND event.event_number = stretch.last_number
-            LIMIT 1
-        ) AS reached
-        WHERE reached.total_cents > threshold.total_cents
-        ORDER BY stretch.last_number, stretch.is_moment DESC
-        LIMIT 1)
-        UNION ALL
-        SELECT
-            CASE WHEN middle.is_above THEN search.low ELSE middle.event_number + 1 END,
-            CASE WHEN middle.is_above THEN middle.event_number ELSE search.high END
-        FROM search
-        CROSS JOIN LATERAL (
-            SELECT
-                event.event_number,
-                event.running_total_cents > threshold.total_cents AS is_above
-            FROM workspace_spend_events AS event
-            WHERE event.workspace_id = workspace.id
-                AND event.event_number = (search.low + search.high) / 2
-            LIMIT 1
-        ) AS middle
-        WHERE search.low < search.high
-    )
-    SELECT event.occurred_at
-    FROM search
-    CROSS JOIN LATERAL (
-        SELECT event.occurred_at
-        FROM workspace_spend_events AS event
-        WHERE event.workspace_id = workspace.id AND event.event_number = search.low
-        LIMIT 1
-    ) AS event
-    WHERE search.low = search.high
-) AS leaving ON true
 WHERE workspace.id = ANY ($1)
     AND workspace.status::text IS DISTINCT FROM 'removed'
-GROUP BY workspace.id, workspace.url, workspace.budget_limits, clock.now

@@ -27,20 +27,26 @@ WEEK_S = 7 * 86_400
 
 @asynccontextmanager
 async def prepared(settings: DatabaseSettings) -> AsyncIterator[Connection]:
-    """A worker's connection on which the gate's query is prepared, and not yet planned."""
+    """A worker's connection on which the gate's queries are prepared, and not yet planned."""
     connection = await connect(settings)
     await connection.execute(
-        f"PREPARE asked (text[], text[], interval[], timestamptz) AS {query('budgets')}"
+        f"PREPARE budgets (text[], interval[], timestamptz) AS {query('budgets')}"
+    )
+    await connection.execute(
+        f"PREPARE room (text[], text[], interval[], timestamptz) AS {query('room_returns')}"
     )
     yield connection
     await connection.close()
 
 
-async def explain(connection: Connection, workspace_id: str) -> dict[str, Any]:
-    """How the server answers the gate's query, with the plan that a worker has."""
+async def explain(connection: Connection, asked: str, workspace_id: str) -> dict[str, Any]:
+    """How the server answers one of the gate's queries, with the plan that a worker has."""
     # A generic plan is only seen by EXPLAIN EXECUTE, which takes literals: the server writes them.
     execute = await connection.fetchval(
-        "SELECT format('EXECUTE asked(%L, %L, %L, NULL)', $1::text[], $2::text[], $3::interval[])",
+        """SELECT CASE $1 WHEN 'budgets' THEN format('EXECUTE budgets(%L, %L, NULL)', $2, $4)
+                          ELSE format('EXECUTE room(%L, %L, %L, %L)', $2, $3, $4, now()) END
+           FROM (SELECT $1::text, $2::text[], $3::text[], $4::interval[]) AS given""",
+        asked,
         [workspace_id],
         PERIOD_NAMES,
         PERIOD_LENGTHS,
@@ -70,11 +76,11 @@ def ledger_rows(plan: dict[str, Any]) -> float:
     )
 
 
-@pytest.mark.parametrize("limit_cents", [None, 10**9])  # no limit, and one that is not reached
+@pytest.mark.parametrize("limit_cents", [None, 10**9, 3])  # none, one not reached, and one that is
 async def test_budgets_cost_the_same_however_large_the_ledger_is(
     settings: DatabaseSettings, connection: asyncpg.Connection, limit_cents: int | None
 ) -> None:
-    small, large = await plans_of_small_and_large(settings, connection, limit_cents)
+    small, large = await plans_of_small_and_large(settings, connection, "budgets", limit_cents)
     assert blocks(large) <= blocks(small) + BLOCKS_MORE_MAX
     assert ledger_rows(large) <= ledger_rows(small) + 2
 
@@ -83,7 +89,7 @@ async def test_budgets_cost_the_same_however_large_the_ledger_is(
 async def test_moment_of_return_is_found_by_halving_however_large_the_ledger_is(
     settings: DatabaseSettings, connection: asyncpg.Connection, has_correction: bool
 ) -> None:
-    small, large = await plans_of_small_and_large(settings, connection, 3, has_correction)
+    small, large = await plans_of_small_and_large(settings, connection, "room", 3, has_correction)
     # A hundred times the rows are seven halvings more in each of the windows, of ten before.
     assert blocks(large) <= 2 * blocks(small)
     assert ledger_rows(large) <= 2 * ledger_rows(small)
@@ -92,6 +98,7 @@ async def test_moment_of_return_is_found_by_halving_however_large_the_ledger_is(
 async def plans_of_small_and_large(
     settings: DatabaseSettings,
     connection: asyncpg.Connection,
+    asked: str,
     limit_cents: int | None,
     has_correction: bool = False,
 ) -> list[dict[str, Any]]:
@@ -110,7 +117,7 @@ async def plans_of_small_and_large(
         )
     await connection.execute("VACUUM ANALYZE workspace_spend_events, workspaces")
     async with prepared(settings) as worker:
-        plans = [await explain(worker, name) for name in ("small", "large")]
+        plans = [await explain(worker, asked, name) for name in ("small", "large")]
     for plan in plans:
         scans = [node for node in nodes(plan) if node.get("Relation Name") == LEDGER]
         assert scans
@@ -118,17 +125,18 @@ async def plans_of_small_and_large(
     return plans
 
 
+@pytest.mark.parametrize("asked", ["budgets", "room"])
 @pytest.mark.parametrize("limit_cents", [10**9, 3])  # one that is not reached, and one that is
 async def test_plan_made_while_the_ledger_was_empty_does_not_read_it_whole_later(
-    settings: DatabaseSettings, connection: asyncpg.Connection, limit_cents: int
+    settings: DatabaseSettings, connection: asyncpg.Connection, limit_cents: int, asked: str
 ) -> None:
     # A gateway on a new database plans at its start, and statistics come minutes later.
     await connection.execute("ALTER TABLE workspace_spend_events SET (autovacuum_enabled = off)")
     await add_workspace(connection, "w", dict.fromkeys(PERIOD_NAMES, limit_cents))
     async with prepared(settings) as worker:
-        await explain(worker, "w")
+        await explain(worker, asked, "w")
         await add_even_rows(connection, "w", 20_000, WEEK_S)
-        plan = await explain(worker, "w")
+        plan = await explain(worker, asked, "w")
     assert ledger_rows(plan) < 500
 
 
