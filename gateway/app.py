@@ -61,7 +61,7 @@ def add_routes(router: web.UrlDispatcher) -> None:
     for name in ("agent-card.json", "agent.json"):
         get(f"/workspaces/{{id}}/.well-known/{name}", proxy.proxy_call)
     add("*", "/workspaces/{id}/a2a", proxy.proxy_call, name=CALL_ROUTE)
-    add("*", "/workspaces/{id}/a2a/{tail:.*}", proxy.proxy_call)
+    add("*", "/workspaces/{id}/a2a/{tail:(?s:.*)}", proxy.proxy_call)
 
 
 def create_services(config: Config, keys: WorkspaceKeys) -> Services:

@@ -56,18 +56,23 @@ class Ledger:
     connections: Connections
     keys: WorkspaceKeys
     timeout_s: float
-    # How long a transaction waits for workspaces that somebody else holds.
+    # How long a transaction waits for workspaces that somebody else holds; and a part of a group
+    # that was divided, because one of its workspaces may be held for long.
     lock_timeout_s: float = 0.1
+    lock_timeout_apart_s: float = 0.01
     heartbeats_per_group_max: int = 200
     heartbeats_max: int = 2048
     _turns: Turns[_Waiting] = field(init=False, default_factory=Turns)
     _is_writing_groups: bool = field(init=False, default=False)
     _may_write_apart: asyncio.Semaphore = field(init=False)
+    _may_write_one: asyncio.Semaphore = field(init=False)
     _running: set[asyncio.Task[None]] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
         # One connection is for the groups: two at once would be smaller, and cost more in all.
-        self._may_write_apart = asyncio.Semaphore(max(self.connections.size - 1, 1))
+        # Another is for those that are written one by one, maybe again and again.
+        self._may_write_apart = asyncio.Semaphore(max(self.connections.size - 2, 1))
+        self._may_write_one = asyncio.Semaphore(1)
 
     async def record(self, heartbeat: Heartbeat) -> Booking:
         """Book a heartbeat and return after the commit.
@@ -111,16 +116,17 @@ class Ledger:
         """Write one group after another until nobody waits."""
         try:
             while group := self._turns.take(self.heartbeats_per_group_max):
-                await self._write(group)
+                await self._write(group, self.lock_timeout_s)
         finally:
             self._is_writing_groups = False
 
-    async def _write(self, group: Group) -> None:
+    async def _write(self, group: Group, lock_timeout_s: float) -> None:
         """Answer heartbeats by one transaction, or divide them if it is undone."""
         waiting = [each for line in group.values() for each in line if not each.is_answered]
         results: Sequence[Booking | Exception]
         try:
-            results = await self._book([each.heartbeat for each in waiting])
+            beats = [each.heartbeat for each in waiting]
+            results = await self._book(beats, lock_timeout_s)
         except (Conflict, StatementFailed):
             self._divide(group)
             return
@@ -144,14 +150,14 @@ class Ledger:
 
     async def _write_apart(self, group: Group) -> None:
         async with self._may_write_apart:
-            await self._write(group)
+            await self._write(group, self.lock_timeout_apart_s)
 
     async def _write_one_by_one(self, group: Group) -> None:
         """Answer heartbeats in their order, each by a transaction of its own."""
         for each in (each for line in group.values() for each in line):
             while not each.is_answered:
                 # Given back between two tries, so that a workspace that stays held stops nobody.
-                async with self._may_write_apart:
+                async with self._may_write_one:
                     await self._try_to_write(each)
         self._give_back(group)
 
@@ -161,22 +167,22 @@ class Ledger:
         result: Booking | Exception
         try:
             try:
-                (result,) = await self._book([beat])
+                (result,) = await self._book([beat], self.lock_timeout_s)
             except Conflict:
                 # A column of the platform's is too narrow for what the agent tells of itself. The
                 # spend counts all the same.
-                (result,) = await self._book([beat.without_details()])
+                (result,) = await self._book([beat.without_details()], self.lock_timeout_s)
         except Contended:
             return
         except Exception as error:
             result = error
         waiting.settle(result)
 
-    async def _book(self, beats: list[Heartbeat]) -> list[Booking | Refusal]:
+    async def _book(self, beats: list[Heartbeat], lock_timeout_s: float) -> list[Booking | Refusal]:
         if not beats:
             return []
         return await self.connections.run(
-            lambda connection: book(connection, beats, self.lock_timeout_s), self.timeout_s
+            lambda connection: book(connection, beats, lock_timeout_s), self.timeout_s
         )
 
     def _give_back(self, group: Group) -> None:

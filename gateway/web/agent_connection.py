@@ -29,7 +29,7 @@ _HEAD_END = re.compile(rb"\n\r?\n")
 _FOLD = re.compile(rb"\n[ \t]")
 # The parser passes 2**64 - 1 on as a length without a body, and int() refuses 4,301 digits.
 _LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)
-_NAMES = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+,)*")
+_NAMES = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+:)*")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 AnswerHead = tuple[RawResponseMessage, StreamReader]
@@ -131,6 +131,8 @@ class AgentConnection(BaseProtocol):
         """Close at once, whatever is not sent or not answered: the agent must not go on."""
         if self.sending is not None:
             self.sending.cancel()
+        # A failure knows the call and its body by its traceback, and they know this connection.
+        self._head = self._body = self.sending = None
         self._abort()
 
     def data_received(self, data: bytes) -> None:
@@ -146,8 +148,9 @@ class AgentConnection(BaseProtocol):
         self._readable.register(transport.get_extra_info("socket"), select.POLLIN)
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """Go on after a pause; aiohttp asks for it at every read, and would parse nothing anew."""
-        if self._reading_paused:
+        """Go on after a pause; aiohttp asks for it at every read."""
+        # The parser may have stopped by itself, and hold what came, until the answer is complete.
+        if self._reading_paused or not self._is_answered:
             super().resume_reading(resume_parser)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -250,7 +253,8 @@ def _defect_of_framing(message: RawResponseMessage) -> str | None:
     """RFC 9112 section 6: two ways to tell the length, or one that we cannot undo."""
     lengths = message.headers.getall(hdrs.CONTENT_LENGTH, ())
     codings = message.headers.getall(hdrs.TRANSFER_ENCODING, ())
-    is_chunked = len(codings) == 1 and codings[0].lower() == "chunked"
+    # ASCII, because there are other letters whose small one is a k.
+    is_chunked = len(codings) == 1 and codings[0].isascii() and codings[0].lower() == "chunked"
     if codings and (not is_chunked or message.version == HttpVersion10):
         return "has a transfer coding that was not asked for"
     if len(lengths) + len(codings) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
@@ -260,8 +264,8 @@ def _defect_of_framing(message: RawResponseMessage) -> str | None:
 
 def _defect_of_text(message: RawResponseMessage) -> str | None:
     """Bytes that would change or end a field on their way (RFC 9110 section 5.5)."""
-    # All at once: neither a comma in a name nor a tab in a value changes what is found.
-    names = b"".join([name + b"," for name, _ in message.raw_headers])
+    # All at once: a colon is in no name, and a tab in a value changes nothing that is looked for.
+    names = b"".join([name + b":" for name, _ in message.raw_headers])
     values = b"\t".join([value for _, value in message.raw_headers])
     if not _NAMES.fullmatch(names) or _CONTROL.search(values):
         return "has a header field that must not be passed on"

@@ -190,6 +190,10 @@ async def _stream_back(
     except ConnectionError:
         # The caller left; aiohttp finds out by itself, and the agent's connection is closed.
         log.info("caller_left")
+    except Exception:
+        # A mistake of ours, and the head is on its way: nobody may write another answer behind it.
+        break_off(request)
+        raise
     return answer
 
 

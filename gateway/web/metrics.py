@@ -11,6 +11,7 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import structlog
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -24,6 +25,8 @@ from prometheus_client.registry import Collector
 from gateway import __version__
 from gateway.core.counter import Outcome
 from gateway.core.periods import PERIODS
+
+log = structlog.get_logger()
 
 _CHECK_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 _UPSTREAM_BUCKETS = (0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0)
@@ -68,7 +71,7 @@ class Metrics:
     """The counters and histograms of one process.
 
     What every call counts is kept here and written by `flush`, which somebody must call: writing
-    it at once took a twentieth of a call's time.
+    it at once took a twentieth of a call's time. A worker that is killed takes the last with it.
     """
 
     def __init__(self) -> None:
@@ -120,8 +123,8 @@ class Metrics:
 
     def flush(self) -> None:
         """Make visible to all workers what was counted here."""
-        ended, self._calls_ended = self._calls_ended, Tally()
-        for labels, count in ended.items():
+        while self._calls_ended:
+            labels, count = self._calls_ended.popitem()
             self.calls.labels(*labels).inc(count)
         for histogram in (self.check_seconds, self.upstream_seconds, self.first_byte_seconds):
             histogram.flush()
@@ -130,7 +133,11 @@ class Metrics:
         """Flush again and again, until this is cancelled."""
         while True:
             await asyncio.sleep(FLUSH_INTERVAL_S)
-            self.flush()
+            try:
+                self.flush()
+            except Exception:
+                # Its file may not grow, for one: the next time may go well.
+                log.exception("metrics_flush_failed")
 
     def _counter(self, name: str, help_: str, *labels: str) -> Counter:
         return Counter(name, help_, labels, registry=self.registry)

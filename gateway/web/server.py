@@ -101,6 +101,9 @@ class _Protocol(RequestHandler):
         self._head_deadline: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._last_payload: StreamReader = EMPTY_PAYLOAD
+        # The parser counts a request once too often if its body came after its head, and is then
+        # full one request sooner than aiohttp thinks: nobody would look at what it holds.
+        self._max_msg_queue_size -= 1
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; a head must end in time, a body must not be read over its fault."""
@@ -115,8 +118,9 @@ class _Protocol(RequestHandler):
                 self._refuse_head(HeaderTooLarge("The header is too large."))
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """Go on after a pause; aiohttp asks for it at every read, and would parse nothing anew."""
-        if self._reading_paused:
+        """Go on after a pause; aiohttp asks for it at every read."""
+        # The parser may have stopped by itself, and hold what came, until the body is complete.
+        if self._reading_paused or not self._last_payload.is_eof():
             super().resume_reading(resume_parser)
 
     def close(self) -> None:

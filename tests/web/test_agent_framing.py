@@ -71,6 +71,7 @@ OVER_64_KIB = b"a" * (64 * 1024 + 1)
                 "gzip",
                 "identity",
                 "chunked, chunked",
+                "chun\N{KELVIN SIGN}ed",
                 "chunked, identity",
                 "chunked;a=b",
                 "xchunked",

@@ -21,6 +21,7 @@ from gateway.config import Config
 from gateway.web import agent_pool
 from gateway.web.agent_address import Origin
 from gateway.web.agent_pool import AgentPool
+from gateway.web.call_answer import CallAnswer
 from tests.raw import (
     PATIENCE_S,
     Message,
@@ -182,6 +183,90 @@ async def test_answer_that_breaks_off_is_seen_broken(
         assert caller.received.count(b"HTTP/") <= 1
         await agent.connections[0].ended()
         assert len(agent.requests) == 1
+
+
+async def test_answer_in_thousands_of_small_chunks_goes_on_after_them(
+    impatient_gateway: Gateway,
+) -> None:
+    """aiohttp's parser stops by itself after many chunks that nobody read yet."""
+
+    async def script(connection: RawConnection) -> None:
+        await connection.receive_message()
+        connection.send(CHUNKED + chunk(b"a") * 2049)
+        await has_begun.wait()
+        connection.send(chunk(b"b") * 3 + b"0\r\n\r\n")
+
+    has_begun = asyncio.Event()
+    async with run_raw_agent(script) as agent, connect(impatient_gateway.url) as caller:
+        caller.send(request_bytes(await target_of(impatient_gateway, agent)))
+        await caller.until(
+            lambda: caller.received.count(b"\r\na") >= 2049 or b"aaa" in caller.received
+        )
+        has_begun.set()
+        assert (await caller.receive_message()).body == b"a" * 2049 + b"bbb"
+
+
+async def test_upload_in_thousands_of_small_chunks_goes_on_after_them(
+    shared_gateway: Gateway,
+) -> None:
+    async with run_raw_agent(answering(WHOLE)) as agent, connect(shared_gateway.url) as caller:
+        target = await target_of(shared_gateway, agent)
+        caller.send(request_bytes(target, fields=["Transfer-Encoding: chunked"], body=None))
+        agent_side = await agent.connection(0)
+        caller.send(chunk(b"a") * 16_385)
+        await agent_side.until(lambda: agent_side.received.count(b"a") >= 16_385)
+        caller.send(chunk(b"b") * 3 + b"0\r\n\r\n")
+        assert (await caller.receive_message()).status == 200
+        assert agent.requests[0].body == b"a" * 16_385 + b"bbb"
+
+
+async def test_requests_sent_ahead_are_all_answered_behind_one_whose_body_came_late(
+    shared_gateway: Gateway,
+) -> None:
+    """aiohttp's parser counts such a request once too often, and stops when it seems full."""
+    calls = shared_gateway.services.calls_under_way
+    async with run_raw_agent(answering(WHOLE)) as agent, connect(shared_gateway.url) as caller:
+        request = request_bytes(await target_of(shared_gateway, agent))
+        caller.send(request[:-1])
+        await until(lambda: len(calls) == 1)
+        caller.send(request[-1:])
+        assert (await caller.receive_message()).status == 200
+        caller.send(request * 64)
+        for _ in range(64):
+            assert (await caller.receive_message()).status == 200
+
+
+async def test_mistake_of_ours_within_an_answer_writes_no_second_one(
+    shared_gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_answer: CallAnswer, _data: bytes) -> None:
+        raise ValueError("a mistake")
+
+    monkeypatch.setattr(CallAnswer, "write", fail)
+    async with run_raw_agent(answering(WHOLE)) as agent, connect(shared_gateway.url) as caller:
+        caller.send(request_bytes(await target_of(shared_gateway, agent)) * 2)
+        await caller.ended()
+        assert b"HTTP/1.1 500" not in caller.received
+        assert not caller.has_whole_answer
+
+
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+async def test_caller_of_http_1_0_keeps_its_connection_only_where_the_answer_has_a_length(
+    shared_gateway: Gateway, framing: str
+) -> None:
+    answer = WHOLE if framing == "length" else CHUNKED + b"2\r\n{}\r\n0\r\n\r\n"
+    async with run_raw_agent(answering(answer)) as agent, connect(shared_gateway.url) as caller:
+        target = await target_of(shared_gateway, agent)
+        request = f"GET {target} HTTP/1.0\r\nHost: gateway\r\nConnection: keep-alive\r\n\r\n"
+        caller.send(request.encode())
+        if framing == "chunks":
+            await caller.ended()
+            assert b"Connection: close\r\n" in caller.received
+            assert caller.received.endswith(b"{}")
+            return
+        for _ in range(2):
+            assert (await caller.receive_message()).values("Connection") == ["keep-alive"]
+            caller.send(request.encode())
 
 
 @pytest.mark.parametrize("framing", ["length", "chunks", "close"])
