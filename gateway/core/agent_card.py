@@ -5,9 +5,8 @@ cards have both. Names of members are compared as the laxest reader does: protob
 snake_case, Go's any case.
 """
 
-import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -127,18 +126,6 @@ def rewrite_rpc_answer(answer: object, agent_url: str, public_base: str) -> obje
     if all(each is None for each in rewritten):
         return None
     return [old if new is None else new for old, new in zip(answer, rewritten, strict=True)]
-
-
-def etag(body: bytes) -> str:
-    """A strong entity tag of exactly these bytes (RFC 9110 section 8.8.3)."""
-    return f'"{hashlib.sha256(body).hexdigest()}"'
-
-
-def is_matched(if_none_match: Iterable[str], tag: str) -> bool:
-    """Whether the field lines of If-None-Match name a `tag` of ours (RFC 9110 section 13.1.2)."""
-    # Weak comparison: what stands before the quotes does not count. A tag holds no quotes, so a
-    # quoted one found in a list is one of its members.
-    return any(line.strip() == "*" or tag in line for line in if_none_match)
 
 
 def _rewrite_result(answer: object, agent_url: str, public_base: str) -> Card | None:

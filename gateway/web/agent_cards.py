@@ -18,14 +18,13 @@ from gateway.core.agent_card import (
     WELL_KNOWN_PATHS,
     Card,
     CardQuestion,
-    etag,
     is_agent_card,
-    is_matched,
     is_well_known_path,
     names_card_method,
     rewrite_card,
     rewrite_rpc_answer,
 )
+from gateway.core.entity_tags import etag, is_matched
 from gateway.core.errors import (
     BadGateway,
     GatewayError,

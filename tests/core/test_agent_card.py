@@ -7,10 +7,8 @@ import pytest
 
 from gateway.core.agent_card import (
     CardQuestion,
-    etag,
     is_agent_card,
     is_card_path,
-    is_matched,
     is_well_known_path,
     may_ask_for_card,
     public_base,
@@ -506,35 +504,3 @@ def test_cards_in_a_batch_of_answers_are_rewritten_and_the_others_stay() -> None
 )
 def test_answer_without_a_card_is_not_rewritten(answer: object) -> None:
     assert rewrite_rpc_answer(answer, AGENT, BASE) is None
-
-
-def test_entity_tag_is_strong_and_of_the_bytes() -> None:
-    tag = etag(b"{}")
-    assert tag == etag(b"{}") != etag(b"{} ")
-    assert tag.startswith('"')
-    assert tag.endswith('"')
-
-
-@pytest.mark.parametrize(
-    ("lines", "is_same"),
-    [
-        (['"a"'], True),
-        (['W/"a"'], True),  # weak comparison
-        (['"x", "a"'], True),
-        (['"x","a","y"'], True),
-        (['"x,", W/"a"'], True),  # a comma may stand inside
-        (['"x"', '"a"'], True),  # several field lines are one list
-        (["*"], True),
-        ([" * "], True),
-        (['"b"'], False),
-        (['"A"'], False),
-        (['"aa"'], False),
-        (["a"], False),  # no tag without its quotes
-        (['"*"'], False),
-        (['"x*"'], False),
-        ([""], False),
-        ([], False),
-    ],
-)
-def test_if_none_match_is_read_as_the_rfc_says(lines: list[str], is_same: bool) -> None:
-    assert is_matched(lines, '"a"') is is_same
