@@ -15,7 +15,7 @@ from gateway.storage.registry import Registry
 from gateway.storage.tokens import Tokens
 from gateway.storage.workspace_key import WorkspaceKeys
 from gateway.web import forwarding, heartbeats, ops, proxy, registrations, workspaces
-from gateway.web.access import Access, token_sha256
+from gateway.web.access import Access, Operator, token_sha256
 from gateway.web.admission import Admissions
 from gateway.web.calls_under_way import CallsUnderWay
 from gateway.web.dispatch import CALL_ROUTE
@@ -76,7 +76,10 @@ def create_services(config: Config, keys: WorkspaceKeys) -> Services:
     operators = Connections(bounded, sizes.operator_connections, checks.renew)
     metrics = Metrics()
     gate = Gate(checks, keys, config.gate_settings)
-    admin_sha256s = [token_sha256(token.get_secret_value()) for token in config.auth.admin_tokens]
+    admins = [
+        Operator(name, token_sha256(token.get_secret_value()))
+        for name, token in config.auth.operators
+    ]
     return Services(
         config,
         metrics,
@@ -84,7 +87,7 @@ def create_services(config: Config, keys: WorkspaceKeys) -> Services:
         Ledger(beats, keys, timeout_s),
         Budgets(operators, keys, timeout_s),
         Registry(operators, keys, timeout_s),
-        Access(admin_sha256s, Tokens(operators, keys, timeout_s)),
+        Access(admins, Tokens(operators, keys, timeout_s)),
         Admissions(gate, metrics),
         CallsUnderWay(config.proxy.calls_max, config.proxy.calls_per_workspace_max),
         Upstream(upstream_settings(config)),

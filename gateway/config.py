@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from gateway.core.networks import DEFAULT_ALLOWED, Network
+from gateway.core.operators import ADMIN, ANYONE, is_operator_name
 from gateway.core.periods import RETENTION_MIN
 from gateway.storage.database import DatabaseSettings
 from gateway.storage.gate import GateSettings
@@ -45,6 +46,18 @@ def _split_commas(value: object) -> object:
     if not isinstance(value, str):
         return value
     return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _split_names(value: object) -> object:
+    """A table, or in the environment its `name=value` members with commas between them."""
+    if not isinstance(value, str):
+        return value
+    # A value may have "=" in it, as base64 does; a name may not.
+    pairs = [part.partition("=")[::2] for part in value.split(",") if part.strip()]
+    table = {name.strip(): text.strip() for name, text in pairs}
+    if len(table) < len(pairs):
+        raise ValueError("two tokens have the same name")
+    return table
 
 
 def _as_networks(given: Iterable[object]) -> tuple[Network, ...]:
@@ -126,11 +139,42 @@ class Auth(Section):
     """Who is an operator; without tokens everybody on this machine is."""
 
     admin_tokens: Annotated[tuple[SecretStr, ...], BeforeValidator(_split_commas)] = ()
+    named_admin_tokens: Annotated[dict[str, SecretStr], BeforeValidator(_split_names)] = {}
+
+    @property
+    def operators(self) -> tuple[tuple[str, SecretStr], ...]:
+        """Every admin token with the name of who holds it."""
+        unnamed = ((ADMIN, token) for token in self.admin_tokens)
+        return (*unnamed, *self.named_admin_tokens.items())
+
+    @field_validator("named_admin_tokens", mode="after")
+    @classmethod
+    def _require_names(cls, tokens: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        # Names are not repeated here: where one is wrong, a token may stand in its place.
+        if not all(is_operator_name(name) for name in tokens):
+            raise ValueError(
+                "each must be name = token, the name 1 to 64 of A-Z a-z 0-9 . _ @ - "
+                f"and neither {ADMIN} nor {ANYONE}"
+            )
+        if len({name.lower() for name in tokens}) < len(tokens):
+            raise ValueError("two names differ in nothing but upper and lower case")
+        return tokens
 
     @model_validator(mode="after")
     def _require_characters(self) -> Self:
-        if not all(token.get_secret_value().strip() for token in self.admin_tokens):
-            raise ValueError("admin_tokens: a token must not be empty")
+        for key, tokens in (
+            ("admin_tokens", self.admin_tokens),
+            ("named_admin_tokens", self.named_admin_tokens.values()),
+        ):
+            if not all(token.get_secret_value().strip() for token in tokens):
+                raise ValueError(f"{key}: a token must not be empty")
+        return self
+
+    @model_validator(mode="after")
+    def _require_one_holder_each(self) -> Self:
+        holders = {(token.get_secret_value().strip(), name) for name, token in self.operators}
+        if len({token for token, _ in holders}) < len(holders):
+            raise ValueError("named_admin_tokens: a token has two names, or is in admin_tokens too")
         return self
 
 
@@ -179,7 +223,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _require_tokens_in_public(self) -> Self:
-        if not self.server.is_loopback and not self.auth.admin_tokens:
+        if not self.server.is_loopback and not self.auth.operators:
             raise ValueError(
                 f"server.host {self.server.host} can be reached from other machines, and "
                 "auth.admin_tokens is not set: everybody could change budgets. "

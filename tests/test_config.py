@@ -36,6 +36,39 @@ def test_list_in_the_environment_has_commas() -> None:
     assert [token.get_secret_value() for token in config.auth.admin_tokens] == ["one", "two"]
 
 
+def test_named_tokens_stand_in_a_table_or_with_commas_in_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text('[auth.named_admin_tokens]\nalice = "one"\n"bob@example.org" = "two=="\n')
+    variable = {"GATEWAY_AUTH__NAMED_ADMIN_TOKENS": " alice=one, bob@example.org = two==,"}
+    for config in (load_config(file, {}), load_config(None, variable)):
+        found = {name: token.get_secret_value() for name, token in config.auth.operators}
+        assert found == {"alice": "one", "bob@example.org": "two=="}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "hunter2",  # no name
+        "=hunter2",
+        "alice=",  # no token
+        "alice=hunter2,alice=other",  # one name twice
+        "alice=hunter2,Alice=other",
+        "alice=hunter2,bob=hunter2",  # one token twice
+        "alice=plain",  # which is in admin_tokens, too
+        "admin=hunter2",  # what the others are called
+        "Anyone=hunter2",
+        "hunter2 with blanks=alice",
+        f"{'a' * 65}=hunter2",
+        "\u00e9=hunter2",
+    ],
+)
+def test_named_token_that_cannot_be_is_refused_and_not_shown(value: str) -> None:
+    environment = {"GATEWAY_AUTH__NAMED_ADMIN_TOKENS": value, "GATEWAY_AUTH__ADMIN_TOKENS": "plain"}
+    with pytest.raises(ConfigError, match=r"^auth(\.|: )named_admin_tokens: ") as error:
+        load_config(None, environment)
+    assert "hunter2" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("environment", "sentence"),
     [
@@ -71,6 +104,8 @@ def test_variables_of_a_service_called_gateway_are_left_alone(variable: str) -> 
 def test_public_address_is_fine_with_admin_tokens() -> None:
     environment = {"GATEWAY_SERVER__HOST": "0.0.0.0", "GATEWAY_AUTH__ADMIN_TOKENS": "secret"}
     assert load_config(None, environment).server.host == "0.0.0.0"
+    named = {"GATEWAY_SERVER__HOST": "0.0.0.0", "GATEWAY_AUTH__NAMED_ADMIN_TOKENS": "alice=secret"}
+    assert load_config(None, named).server.host == "0.0.0.0"
 
 
 def test_ledger_is_never_kept_for_less_than_a_window_needs() -> None:

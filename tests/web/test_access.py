@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from gateway.config import ConfigError, load_config
 from tests.running import Agent, Gateway, run_gateway
 
-ADMIN, SECOND_ADMIN = "admin-token-1", "admin-token-2"
+ADMIN, SECOND_ADMIN, ALICE = "admin-token-1", "admin-token-2", "alices-token"
 
 BUDGET_CHANGE = {"budget_limits": {"daily": 5}}
 HEARTBEAT = {"workspace_id": "w", "monthly_spend": 5}
@@ -20,8 +20,11 @@ HEARTBEAT = {"workspace_id": "w", "monthly_spend": 5}
 
 @pytest.fixture
 async def closed(dsn: str, stack: AsyncExitStack) -> Gateway:
-    """A gateway that knows two admin tokens."""
-    environment = {"GATEWAY_AUTH__ADMIN_TOKENS": f"{ADMIN},{SECOND_ADMIN}"}
+    """A gateway that knows two admin tokens, and a third that has a name."""
+    environment = {
+        "GATEWAY_AUTH__ADMIN_TOKENS": f"{ADMIN},{SECOND_ADMIN}",
+        "GATEWAY_AUTH__NAMED_ADMIN_TOKENS": f"alice={ALICE}",
+    }
     return await stack.enter_async_context(run_gateway(dsn, environment))
 
 
@@ -29,6 +32,7 @@ async def closed(dsn: str, stack: AsyncExitStack) -> Gateway:
 async def tokens(closed: Gateway, agent: Agent) -> dict[str, str | None]:
     """The token that everybody has; `removed` had one of a workspace that is no more."""
     found: dict[str, str | None] = {"nobody": None, "stranger": "zebra", "admin": ADMIN}
+    found["alice"] = ALICE
     for name in ("own", "other", "removed"):
         workspace_id = "w" if name == "own" else name
         found[name] = await closed.register(workspace_id, agent.url)
@@ -75,7 +79,7 @@ async def test_route_is_open_to_whom_it_is_for(
 
 
 async def test_every_admin_token_counts(closed: Gateway) -> None:
-    for token in (ADMIN, SECOND_ADMIN):
+    for token in (ADMIN, SECOND_ADMIN, ALICE):
         assert (await closed.json("GET", "/workspaces", token=token))[0] == 200
 
 
