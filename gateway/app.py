@@ -57,6 +57,7 @@ def add_routes(router: web.UrlDispatcher) -> None:
     add("DELETE", "/workspaces/{id}", workspaces.delete_workspace)
     get("/workspaces/{id}/budget", workspaces.get_budget)
     add("PATCH", "/workspaces/{id}/budget", workspaces.patch_budget)
+    get("/workspaces/{id}/budget/changes", workspaces.list_budget_changes)
     get("/workspaces/{id}/spend", workspaces.get_spend)
     for name in ("agent-card.json", "agent.json"):
         get(f"/workspaces/{{id}}/.well-known/{name}", proxy.proxy_call)

@@ -3,14 +3,16 @@
 Money is integer US cents. A limit of None is no limit; a limit of 0 blocks everything.
 """
 
+import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from gateway.core.errors import BadRequest
 from gateway.core.periods import LEGACY_PERIOD, PERIOD_BY_NAME, PERIODS, Period
 
 LIMIT_CENTS_MAX = 10**12
+REASON_CHARACTERS_MAX = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,8 @@ class LimitsChange:
 
     limits_by_name: Mapping[str, int | None]
     clears_all: bool = False
+    # Why, in an operator's words, for the history.
+    reason: str | None = None
 
     def apply(self, limits: Mapping[str, int]) -> dict[str, int]:
         """The limits after the change."""
@@ -114,9 +118,9 @@ def read_change(body: object) -> LimitsChange:
     if "budget_limits" not in body and "budget_limit" not in body:
         raise BadRequest("The body must have the member budget_limits or budget_limit.")
     change = _read_limits(body) if "budget_limits" in body else LimitsChange({})
-    if "budget_limit" not in body:
-        return change
-    return _with_legacy_limit(change, _read_limit("budget_limit", body["budget_limit"]))
+    if "budget_limit" in body:
+        change = _with_legacy_limit(change, _read_limit("budget_limit", body["budget_limit"]))
+    return replace(change, reason=_read_reason(body.get("reason")))
 
 
 def _read_limits(body: Mapping[str, object]) -> LimitsChange:
@@ -153,6 +157,19 @@ def _with_legacy_limit(change: LimitsChange, legacy: int | None) -> LimitsChange
     if is_named and change.limits_by_name.get(name) != legacy:
         raise BadRequest(f"budget_limit and budget_limits.{name} differ; send one of them.")
     return LimitsChange({**change.limits_by_name, name: legacy}, change.clears_all)
+
+
+def _read_reason(value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise BadRequest("reason must be a text, or null.")
+    reason = value.strip()
+    if len(reason) > REASON_CHARACTERS_MAX:
+        raise BadRequest(f"reason must have at most {REASON_CHARACTERS_MAX} characters.")
+    if any(unicodedata.category(character) == "Cc" for character in reason):
+        raise BadRequest("reason must be one line without control characters.")
+    return reason or None
 
 
 def budget_document(budget: Budget) -> dict[str, object]:

@@ -7,6 +7,7 @@ from datetime import datetime
 import asyncpg
 
 from gateway.core.budget import Budget, LimitsChange, WindowSpend, read_stored_limits
+from gateway.core.budget_changes import BudgetChange
 from gateway.core.errors import UnknownWorkspace
 from gateway.core.periods import LEGACY_PERIOD, PERIODS
 from gateway.core.workspaces import REMOVED_STATUS
@@ -98,24 +99,65 @@ class Budgets:
             lambda connection: read_budget(connection, key), self.timeout_s
         )
 
-    async def change(self, workspace_id: str, change: LimitsChange) -> WorkspaceBudget:
-        """Apply a change and return the budget after it. Raises like `read`."""
+    async def change(
+        self, workspace_id: str, change: LimitsChange, changed_by: str
+    ) -> WorkspaceBudget:
+        """Apply an operator's change and return the budget after it. Raises like `read`."""
         key = self.keys.existing(workspace_id)
 
         async def operation(connection: Connection) -> WorkspaceBudget:
             async with connection.transaction():
-                await _apply(connection, key, change)
+                await _apply(connection, key, change, changed_by)
             return await read_budget(connection, key)
 
         return await self.connections.run(operation, self.timeout_s)
 
+    async def changes(
+        self, workspace_id: str, limit: int, before: int | None = None
+    ) -> tuple[list[BudgetChange], int]:
+        """A page of the history, newest first, and how many changes there are in all.
 
-async def _apply(connection: Connection, key: str, change: LimitsChange) -> None:
+        `before` is the number of a change: the page begins with the one before it. Raises like
+        `read`.
+        """
+        key = self.keys.existing(workspace_id)
+        rows = await self.connections.run(
+            lambda connection: connection.fetch(query("budget_changes"), key, limit, before),
+            self.timeout_s,
+        )
+        if not rows:
+            raise UnknownWorkspace
+        found = [_read_change(row) for row in rows if row["change_number"] is not None]
+        return found, rows[0]["change_count"]
+
+
+async def _apply(connection: Connection, key: str, change: LimitsChange, changed_by: str) -> None:
+    limits = await _locked_limits(connection, key)
+    changed = change.apply(limits)
+    # Also where nothing changes: what somebody damaged by hand is repaired.
+    await connection.execute(
+        query("budget_limits_set"), key, changed, changed.get(LEGACY_PERIOD.name)
+    )
+    if changed != limits:
+        await connection.execute(
+            query("budget_change_add"), key, changed_by, limits, changed, change.reason
+        )
+
+
+async def _locked_limits(connection: Connection, key: str) -> dict[str, int]:
     row = await connection.fetchrow(query("workspaces_lock"), [key])
     if row is None or row["status"] == REMOVED_STATUS:
         raise UnknownWorkspace
     limits, _ = read_stored_limits(row["budget_limits"])
-    changed = change.apply(limits)
-    await connection.execute(
-        query("budget_limits_set"), key, changed, changed.get(LEGACY_PERIOD.name)
+    return limits
+
+
+def _read_change(row: asyncpg.Record) -> BudgetChange:
+    return BudgetChange(
+        row["change_number"],
+        row["changed_at"],
+        row["changed_by"],
+        row["limits_before"],
+        row["limits_after"],
+        row["reason"],
     )

@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from gateway.core.budget import budget_document, read_change, timestamp
+from gateway.core.budget_changes import change_document
 from gateway.core.errors import BadRequest, UnknownWorkspace
 from gateway.core.periods import PERIOD_BY_NAME, PERIODS, Period
 from gateway.core.workspaces import is_workspace_id
@@ -13,6 +14,7 @@ from gateway.web.services import services
 CHANGE_BYTES_MAX = 64 * 1024
 PAGE_ROWS_MAX = 1000
 OFFSET_MAX = 10**9
+CHANGE_NUMBER_MAX = 10**9
 SEARCH_CHARACTERS_MAX = 128
 
 
@@ -35,10 +37,29 @@ async def get_budget(request: web.Request) -> web.Response:
 async def patch_budget(request: web.Request) -> web.Response:
     """Change limits: a JSON merge patch (RFC 7396), or the one legacy limit."""
     parts, workspace = services(request), workspace_id(request)
-    await parts.access.require_operator(request)
+    operator = await parts.access.require_operator(request)
     change = read_change(await read_object(request, CHANGE_BYTES_MAX))
-    found = await parts.budgets.change(workspace, change)
+    found = await parts.budgets.change(workspace, change, operator)
     return json_response(budget_document(found.budget))
+
+
+async def list_budget_changes(request: web.Request) -> web.Response:
+    """A page of the history of limits, newest first."""
+    parts, workspace = services(request), workspace_id(request)
+    await parts.access.require_reader(request, workspace)
+    limit = _number(request, "limit", 50, 1, PAGE_ROWS_MAX)
+    is_first = "before" not in request.query
+    before = None if is_first else _number(request, "before", 1, 1, CHANGE_NUMBER_MAX)
+    found, count = await parts.budgets.changes(workspace, limit, before)
+    return json_response(
+        {
+            "workspace_id": workspace,
+            "changes": [change_document(each) for each in found],
+            "total": count,
+            "limit": limit,
+            "before": before,
+        }
+    )
 
 
 async def get_spend(request: web.Request) -> web.Response:

@@ -45,6 +45,15 @@ A_LIMIT = "budget_limits.hourly must"
         ({"budget_limits": {"monthly": None}, "budget_limit": 0}, "budget_limits.monthly differ"),
         ({"budget_limits": {"monthly": 0}, "budget_limit": None}, "budget_limits.monthly differ"),
         ({"budget_limits": None, "budget_limit": 2}, "budget_limits.monthly differ"),
+        ({"reason": "because"}, "must have the member budget_limits or budget_limit"),
+        ({"budget_limit": 1, "reason": 5}, "reason must be a text"),
+        ({"budget_limit": 1, "reason": ["because"]}, "reason must be a text"),
+        ({"budget_limit": 1, "reason": "x" * 501}, "reason must have at most 500 characters"),
+        ({"budget_limit": 1, "reason": "a\nb"}, "reason must be one line"),
+        ({"budget_limit": 1, "reason": "a\0b"}, "reason must be one line"),
+        ({"budget_limit": 1, "reason": "a\x1b[31m"}, "reason must be one line"),
+        ({"budget_limit": 1, "reason": "a\x7fb"}, "reason must be one line"),
+        ({"budget_limit": 1, "reason": "a\x85b"}, "reason must be one line"),
     ],
 )
 def test_mistake_in_a_change_is_named(body: object, sentence: str) -> None:

@@ -143,7 +143,7 @@ async def test_change_repairs_the_period_it_names(
     await connection.execute(
         """INSERT INTO workspaces (id, budget_limits) VALUES ('w', '{"hourly": "x", "daily": 5}')"""
     )
-    found = await budgets.change("w", read_change({"budget_limits": {"hourly": 7}}))
+    found = await budgets.change("w", read_change({"budget_limits": {"hourly": 7}}), "alice")
     assert (found.budget.limits, found.damaged_limits) == ({"hourly": 7, "daily": 5}, ())
 
 
@@ -163,7 +163,7 @@ async def test_changes_merge_and_the_legacy_column_follows_the_monthly_limit(
         ({"budget_limits": None}, {}),  # clears all
     ]
     for body, limits in steps:
-        found = await budgets.change("w", read_change(body))
+        found = await budgets.change("w", read_change(body), "alice")
         assert found.budget.limits == limits, body
         legacy = await connection.fetchval("SELECT budget_limit FROM workspaces WHERE id = 'w'")
         assert legacy == limits.get(LEGACY_PERIOD.name), body
@@ -174,7 +174,8 @@ async def test_what_a_budget_names_as_limits_changes_nothing_when_written_back(
 ) -> None:
     await add_workspace(connection, "w", {"hourly": 0, "weekly": 70})
     found = await budgets.read("w")
-    again = await budgets.change("w", read_change({"budget_limits": found.budget.limits}))
+    written_back = read_change({"budget_limits": found.budget.limits})
+    again = await budgets.change("w", written_back, "alice")
     assert again.budget.windows == found.budget.windows
 
 
@@ -186,7 +187,7 @@ async def test_workspace_that_is_not_there_has_no_budget(
     with pytest.raises(UnknownWorkspace):
         await budgets.read(workspace_id)
     with pytest.raises(UnknownWorkspace):
-        await budgets.change(workspace_id, read_change({"budget_limit": 1}))
+        await budgets.change(workspace_id, read_change({"budget_limit": 1}), "alice")
     assert await connection.fetchval("SELECT count(budget_limit) FROM workspaces") == 0
 
 

@@ -48,6 +48,7 @@ async def tokens(closed: Gateway, agent: Agent) -> dict[str, str | None]:
         ("GET", "/workspaces/w", None, (401, 401, 401, 403, 403, 200)),
         ("GET", "/workspaces/w/budget", None, (401, 401, 401, 403, 200, 200)),
         ("GET", "/workspaces/w/spend", None, (401, 401, 401, 403, 200, 200)),
+        ("GET", "/workspaces/w/budget/changes", None, (401, 401, 401, 403, 200, 200)),
         # its own budget is the one thing that an agent must never change
         ("PATCH", "/workspaces/w/budget", BUDGET_CHANGE, (401, 401, 401, 403, 403, 200)),
         ("DELETE", "/workspaces/w", None, (401, 401, 401, 403, 403, 204)),
@@ -154,6 +155,7 @@ async def test_removed_workspace_is_gone_for_everybody_until_an_operator_registe
         ("PATCH", "/workspaces/w/budget", ADMIN),
         ("GET", "/workspaces/w/budget", first),
         ("GET", "/workspaces/w/spend", ADMIN),
+        ("GET", "/workspaces/w/budget/changes", ADMIN),
         ("POST", "/registry/heartbeat", first),
         ("POST", "/workspaces/w/a2a", None),
     ]:

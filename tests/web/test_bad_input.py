@@ -21,6 +21,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 # Stands in what is sent wherever text fits, and must stand in no answer.
 MARK = "zebra"
 TABLES = ("workspaces", "workspace_spend_events", "workspace_spend_marks", "workspace_tokens")
+TABLES += ("workspace_budget_changes",)
 
 REGISTER = ("POST", "/registry/register")
 HEARTBEAT = ("POST", "/registry/heartbeat")
@@ -150,6 +151,7 @@ NO_OBJECTS = ["5", '"zebra"', "[]", "false", '{"a": ["\\u0000"]}', '{"\\u0000": 
     [
         (BUDGET, "budget_limit", [*NO_NUMBERS, "-1", "1000000000001", "1e13", "1" + "0" * 30]),
         (BUDGET, "budget_limits", ["5", "true", '"zebra"', "[]", '{"zebra": 5}', '{"": null}']),
+        (BUDGET, "reason", [*NO_TEXTS, f'"{"z" * 501}"', '"a\\nzebra"', '"a\\u009bzebra"']),
         (HEARTBEAT, "workspace_id", [*NO_TEXTS, "null"]),
         (HEARTBEAT, "monthly_spend", NO_NUMBERS),
         (HEARTBEAT, "uptime_seconds", NO_NUMBERS),
@@ -170,6 +172,8 @@ async def test_member_of_a_wrong_type_or_size_is_400_and_named(
     gateway: Gateway, route: tuple[str, str], member: str, values: list[str]
 ) -> None:
     good = {"workspace_id": '"w"', "id": '"w"', "url": '"http://127.0.0.1"', "monthly_spend": "999"}
+    if member == "reason":
+        good["budget_limit"] = "5"
     for value in values:
         members = {**good, member: value}
         body = ", ".join(f'"{name}": {text}' for name, text in members.items())
@@ -204,6 +208,7 @@ IDS = [
         ("DELETE", "", None),
         ("GET", "/budget", None),
         ("PATCH", "/budget", b'{"budget_limit": 5}'),
+        ("GET", "/budget/changes", None),
         ("GET", "/spend", None),
         ("POST", "/a2a", b"{}"),
         ("GET", "/a2a", None),
@@ -230,6 +235,7 @@ async def test_id_that_names_nobody_is_404(
         ("PUT", "/workspaces/w", "DELETE"),
         ("PROPFIND", "/workspaces/w/budget", "PATCH"),
         ("POST", "/workspaces/w/spend", "GET"),
+        ("DELETE", "/workspaces/w/budget/changes", "GET"),
     ],
 )
 async def test_method_that_a_route_does_not_know_is_405(

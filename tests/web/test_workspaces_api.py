@@ -121,6 +121,8 @@ async def test_query_parameter_out_of_range_is_400_and_named(gateway: Gateway) -
         ("/workspaces", "order", names),
         ("/workspaces", "q", ["z" * 129, "%00"]),
         ("/workspaces/w/spend", "period", [*names, "60"]),
+        ("/workspaces/w/budget/changes", "limit", limits),
+        ("/workspaces/w/budget/changes", "before", [*offsets, "0"]),
     ]:
         for value in values:
             url = URL(f"{gateway.url}{path}?{parameter}={value}", encoded=True)
