@@ -74,6 +74,13 @@ class Conflict(GatewayError):
     title = "Conflict"
 
 
+class PreconditionFailed(GatewayError):
+    """It is not as the request says it must be (RFC 9110 section 13); nothing was changed."""
+
+    status = 412
+    title = "Precondition Failed"
+
+
 class RequestTimeout(GatewayError):
     """What was announced did not arrive in time."""
 

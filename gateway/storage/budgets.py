@@ -7,7 +7,8 @@ from datetime import datetime
 import asyncpg
 
 from gateway.core.budget import Budget, LimitsChange, WindowSpend, read_stored_limits
-from gateway.core.budget_changes import BudgetChange
+from gateway.core.budget_changes import BudgetChange, limits_etag, outdated
+from gateway.core.entity_tags import is_strongly_matched
 from gateway.core.errors import UnknownWorkspace
 from gateway.core.periods import LEGACY_PERIOD, PERIODS
 from gateway.core.workspaces import REMOVED_STATUS
@@ -100,14 +101,22 @@ class Budgets:
         )
 
     async def change(
-        self, workspace_id: str, change: LimitsChange, changed_by: str
+        self,
+        workspace_id: str,
+        change: LimitsChange,
+        changed_by: str,
+        if_match: Sequence[str] | None = None,
     ) -> WorkspaceBudget:
-        """Apply an operator's change and return the budget after it. Raises like `read`."""
+        """Apply an operator's change and return the budget after it.
+
+        Raises like `read`, and PreconditionFailed unless `if_match`, the lines of the field, names
+        the limits as they are.
+        """
         key = self.keys.existing(workspace_id)
 
         async def operation(connection: Connection) -> WorkspaceBudget:
             async with connection.transaction():
-                await _apply(connection, key, change, changed_by)
+                await _apply(connection, key, change, changed_by, if_match)
             return await read_budget(connection, key)
 
         return await self.connections.run(operation, self.timeout_s)
@@ -131,8 +140,15 @@ class Budgets:
         return found, rows[0]["change_count"]
 
 
-async def _apply(connection: Connection, key: str, change: LimitsChange, changed_by: str) -> None:
+async def _apply(
+    connection: Connection,
+    key: str,
+    change: LimitsChange,
+    changed_by: str,
+    if_match: Sequence[str] | None,
+) -> None:
     limits = await _locked_limits(connection, key)
+    await require_limits(connection, key, limits, if_match)
     changed = change.apply(limits)
     # Also where nothing changes: what somebody damaged by hand is repaired.
     await connection.execute(
@@ -150,6 +166,17 @@ async def _locked_limits(connection: Connection, key: str) -> dict[str, int]:
         raise UnknownWorkspace
     limits, _ = read_stored_limits(row["budget_limits"])
     return limits
+
+
+async def require_limits(
+    connection: Connection, key: str, limits: Mapping[str, int], if_match: Sequence[str] | None
+) -> None:
+    """Raise PreconditionFailed unless `if_match`, if there is one, names these limits."""
+    if if_match is None or is_strongly_matched(if_match, limits_etag(limits)):
+        return
+    rows = await connection.fetch(query("budget_changes"), key, 1, None)
+    newest = [_read_change(row) for row in rows if row["change_number"] is not None]
+    raise outdated(limits, newest[0] if newest else None)
 
 
 def _read_change(row: asyncpg.Record) -> BudgetChange:

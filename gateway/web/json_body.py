@@ -79,10 +79,10 @@ def _require_storable(name: str, value: object, depth: int) -> None:
             _require_storable(name, member, depth - 1)
 
 
-def json_response(document: object) -> web.Response:
-    """A JSON answer that nobody keeps."""
+def json_response(document: object, fields: Mapping[str, str] | None = None) -> web.Response:
+    """A JSON answer that nobody keeps, with further header fields."""
     return web.Response(
         body=orjson.dumps(document),
         content_type="application/json",
-        headers={"Cache-Control": "no-store"},
+        headers={"Cache-Control": "no-store", **(fields or {})},
     )

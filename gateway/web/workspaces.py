@@ -1,9 +1,9 @@
 """The operators' routes: budgets, spend over time, and the workspaces themselves."""
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
-from gateway.core.budget import budget_document, read_change, timestamp
-from gateway.core.budget_changes import change_document
+from gateway.core.budget import Budget, budget_document, read_change, timestamp
+from gateway.core.budget_changes import change_document, limits_etag
 from gateway.core.errors import BadRequest, UnknownWorkspace
 from gateway.core.periods import PERIOD_BY_NAME, PERIODS, Period
 from gateway.core.workspaces import is_workspace_id
@@ -27,20 +27,27 @@ def workspace_id(request: web.Request) -> str:
 
 
 async def get_budget(request: web.Request) -> web.Response:
-    """The budget now."""
+    """The budget now, with the entity tag of its limits.
+
+    If-None-Match is left alone: the tag says nothing of the spend, which may be another by now.
+    """
     parts, workspace = services(request), workspace_id(request)
     await parts.access.require_reader(request, workspace)
     found = await parts.budgets.read(workspace)
-    return json_response(budget_document(found.budget))
+    return _answer(budget_document(found.budget), found.budget)
 
 
 async def patch_budget(request: web.Request) -> web.Response:
-    """Change limits: a JSON merge patch (RFC 7396), or the one legacy limit."""
+    """Change limits: a JSON merge patch (RFC 7396), or the one legacy limit.
+
+    With If-Match only if the limits are still those that it names (RFC 9110 section 13.1.1).
+    """
     parts, workspace = services(request), workspace_id(request)
     operator = await parts.access.require_operator(request)
     change = read_change(await read_object(request, CHANGE_BYTES_MAX))
-    found = await parts.budgets.change(workspace, change, operator)
-    return json_response(budget_document(found.budget))
+    if_match = request.headers.getall(hdrs.IF_MATCH, None)
+    found = await parts.budgets.change(workspace, change, operator, if_match)
+    return _answer(budget_document(found.budget), found.budget)
 
 
 async def list_budget_changes(request: web.Request) -> web.Response:
@@ -102,7 +109,8 @@ async def get_workspace(request: web.Request) -> web.Response:
     """One workspace."""
     parts, workspace = services(request), workspace_id(request)
     await parts.access.require_operator(request)
-    return json_response(_workspace_document(await parts.registry.one(workspace)))
+    found = await parts.registry.one(workspace)
+    return _answer(_workspace_document(found), found.budget.budget)
 
 
 async def delete_workspace(request: web.Request) -> web.Response:
@@ -112,6 +120,11 @@ async def delete_workspace(request: web.Request) -> web.Response:
     await parts.registry.remove(workspace)
     parts.admissions.forget(workspace)
     return web.Response(status=204)
+
+
+def _answer(document: object, budget: Budget) -> web.Response:
+    """The document with the entity tag of the limits in it."""
+    return json_response(document, {hdrs.ETAG: limits_etag(budget.limits)})
 
 
 def _workspace_document(listed: ListedWorkspace) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.core.entity_tags import etag, is_matched
+from gateway.core.entity_tags import etag, is_matched, is_strongly_matched
 
 
 def test_entity_tag_is_strong_and_of_the_bytes() -> None:
@@ -35,3 +35,28 @@ def test_entity_tag_is_strong_and_of_the_bytes() -> None:
 )
 def test_if_none_match_is_read_as_the_rfc_says(lines: list[str], is_same: bool) -> None:
     assert is_matched(lines, '"a"') is is_same
+
+
+@pytest.mark.parametrize(
+    ("lines", "is_same"),
+    [
+        (['"a"'], True),
+        (['"x", "a"'], True),
+        (['"x","a","y"'], True),
+        (['"x"', '"a"'], True),  # several field lines are one list
+        (["*"], True),
+        ([" * "], True),
+        (['W/"a"'], False),  # strong comparison
+        (['"b"'], False),
+        (['"A"'], False),
+        (['"aa"'], False),
+        (["a"], False),  # no tag without its quotes
+        (['"*"'], False),
+        (['"x,*,y"'], False),
+        (["*", '"x"'], False),  # all or a list, not both
+        ([""], False),
+        ([], False),
+    ],
+)
+def test_if_match_is_read_as_the_rfc_says(lines: list[str], is_same: bool) -> None:
+    assert is_strongly_matched(lines, '"a"') is is_same

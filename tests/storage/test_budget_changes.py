@@ -1,19 +1,22 @@
 """The history of limits on PostgreSQL: what is kept, in which order, and that it only grows."""
 
 import asyncio
+from collections.abc import Coroutine
 from datetime import timedelta
 
 import asyncpg
 import pytest
 
 from gateway.core.budget import read_change
-from gateway.core.errors import StorageUnavailable, UnknownWorkspace
+from gateway.core.budget_changes import limits_etag
+from gateway.core.errors import PreconditionFailed, StorageUnavailable, UnknownWorkspace
 from gateway.core.periods import LEGACY_PERIOD
-from gateway.storage.budgets import Budgets
+from gateway.storage.budgets import Budgets, WorkspaceBudget
 from gateway.storage.database import Connections, DatabaseSettings
 from gateway.storage.migrations import migrate
 from gateway.storage.workspace_key import WorkspaceKeys, read_workspace_keys
 from tests.conftest import CreateDatabase
+from tests.running import until
 from tests.storage.platform import BLOCKED, IDLE, PLATFORMS, REMOVED, Platform
 from tests.storage.rows import add_workspace
 
@@ -123,6 +126,45 @@ async def test_changes_at_the_same_instant_are_numbered_without_a_gap(
     assert all(change.changed_by == f"o{change.limits_after['hourly']}" for change in changes)
     moments = [change.changed_at for change in changes]
     assert moments == sorted(moments)
+
+
+async def test_of_two_operators_at_the_same_instant_exactly_one_wins(
+    budgets: Budgets, connection: asyncpg.Connection
+) -> None:
+    await add_workspace(connection, "w", {"hourly": 5})
+    seen = [limits_etag({"hourly": 5})]
+
+    def change(cents: int, operator: str) -> Coroutine[object, object, WorkspaceBudget]:
+        body = {"budget_limits": {"hourly": cents}}
+        return budgets.change("w", read_change(body), operator, seen)
+
+    async with connection.transaction():
+        await connection.execute("SELECT FROM workspaces FOR NO KEY UPDATE")
+        both = asyncio.gather(change(6, "alice"), change(7, "bob"), return_exceptions=True)
+        await until(lambda: are_waiting(connection, 2))
+    answers = await both
+    refused = [each for each in answers if isinstance(each, PreconditionFailed)]
+    (changed,) = [each for each in answers if isinstance(each, WorkspaceBudget)]
+    ((kept,), count) = await budgets.changes("w", 50)
+    assert (len(refused), count) == (1, 1)
+    assert changed.budget.limits == kept.limits_after
+    assert kept.changed_by in refused[0].detail
+
+
+async def are_waiting(connection: asyncpg.Connection, count: int) -> bool:
+    """Whether so many wait for a lock on the server."""
+    return await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") == count
+
+
+async def test_change_for_other_limits_changes_nothing(
+    budgets: Budgets, connection: asyncpg.Connection
+) -> None:
+    await add_workspace(connection, "w", {"hourly": 5})
+    before = await connection.fetchrow("SELECT * FROM workspaces")
+    with pytest.raises(PreconditionFailed, match=r"names\.$"):
+        await budgets.change("w", read_change({"budget_limit": 7}), "alice", [limits_etag({})])
+    assert await connection.fetchrow("SELECT * FROM workspaces") == before
+    assert await budgets.changes("w", 50) == ([], 0)
 
 
 @pytest.mark.parametrize("workspace_id", ["nobody", "removed"])

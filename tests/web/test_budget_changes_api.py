@@ -1,4 +1,4 @@
-"""The history of limits over HTTP: what is told of a change, to whom, and in which pages."""
+"""Changes of limits over HTTP: what is told of them, and how two operators notice each other."""
 
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
@@ -99,3 +99,90 @@ async def test_reason_is_trimmed_and_may_be_missing(
     body = {"budget_limits": {"hourly": 5}, "reason": reason}
     assert (await gateway.json("PATCH", PATH, body))[0] == 200
     assert (await changes(gateway))["changes"][0]["reason"] == kept
+
+
+async def etag_of(gateway: Gateway, path: str = PATH) -> str:
+    async with gateway.client.get(gateway.url + path) as answer:
+        assert answer.status == 200
+        return answer.headers["ETag"]
+
+
+async def patch(gateway: Gateway, cents: int | None, **fields: str) -> tuple[int, str, Any]:
+    """Set the limit of one period and give status, entity tag and document of the answer."""
+    headers = {name.replace("_", "-"): value for name, value in fields.items()}
+    body = {"budget_limits": {"hourly": cents}}
+    async with gateway.client.patch(gateway.url + PATH, json=body, headers=headers) as answer:
+        return answer.status, answer.headers.get("ETag", ""), await answer.json(content_type=None)
+
+
+async def test_tag_is_of_the_limits_and_stays_while_money_is_spent(gateway: Gateway) -> None:
+    token = await gateway.register("w", NOBODY)
+    tags = [await etag_of(gateway)]
+    await gateway.spend("w", 140, token)
+    assert await etag_of(gateway) == tags[0]
+    for cents in (100, 200, None):
+        status, tag, _ = await patch(gateway, cents)
+        assert (status, tag) == (200, await etag_of(gateway))
+        assert tag == await etag_of(gateway, "/workspaces/w")
+        tags.append(tag)
+    assert tags[3] == tags[0]  # the same limits as in the beginning
+    assert len(set(tags)) == 3
+
+
+async def test_change_for_limits_that_are_no_more_is_412_and_names_who_changed_them(
+    dsn: str, stack: AsyncExitStack
+) -> None:
+    gateway = await stack.enter_async_context(run_gateway(dsn, TOKENS))
+    await gateway.register("w", NOBODY)
+    bob = {"Authorization": "Bearer bobs-token"}
+    _, seen, _ = await patch(gateway, 100, **bob)
+    assert (await patch(gateway, 200, Authorization="Bearer alices-token", If_Match=seen))[0] == 200
+    status, _, problem = await patch(gateway, 300, If_Match=seen, **bob)
+    (newest, _) = (await changes(gateway, "", "bobs-token"))["changes"]
+    assert (status, problem["title"]) == (412, "Precondition Failed")
+    assert problem["detail"].endswith(f" alice changed them at {newest['changed_at']}.")
+    assert problem["error"] == problem["detail"]
+    assert newest["limits_after"] == {"hourly": 200}
+
+
+@pytest.mark.parametrize(
+    ("if_match", "status"),
+    [
+        ("{now}", 200),
+        ('"other", {now}', 200),
+        ("*", 200),  # it exists
+        ("W/{now}", 412),  # strong comparison
+        ('"other"', 412),
+        ("nonsense", 412),
+        ("", 412),
+    ],
+)
+async def test_if_match_decides_whether_limits_change(
+    gateway: Gateway, if_match: str, status: int
+) -> None:
+    await gateway.register("w", NOBODY)
+    now = await etag_of(gateway)
+    assert (await patch(gateway, 100, If_Match=if_match.format(now=now)))[0] == status
+    assert (await etag_of(gateway) != now) is (status == 200)
+    assert (await changes(gateway))["total"] == (status == 200)
+
+
+async def test_condition_is_looked_at_only_where_the_change_would_be_made(
+    gateway: Gateway,
+) -> None:
+    await gateway.register("w", NOBODY)
+    path, headers = gateway.url + PATH, {"If-Match": '"other"'}
+    async with gateway.client.patch(path, json={"budget_limit": -1}, headers=headers) as answer:
+        assert answer.status == 400
+    await gateway.json("DELETE", "/workspaces/w")
+    for if_match in ("*", '"other"'):
+        assert (await patch(gateway, 1, If_Match=if_match))[0] == 404
+
+
+async def test_budget_is_never_told_to_be_the_same_because_its_spend_is_another(
+    gateway: Gateway,
+) -> None:
+    await gateway.register("w", NOBODY)
+    headers = {"If-None-Match": await etag_of(gateway)}
+    async with gateway.client.get(gateway.url + PATH, headers=headers) as answer:
+        assert (answer.status, (await answer.json())["workspace_id"]) == (200, "w")
