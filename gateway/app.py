@@ -9,6 +9,7 @@ from aiohttp import web
 from gateway.config import Config
 from gateway.storage.budgets import Budgets
 from gateway.storage.database import Connections
+from gateway.storage.dry_run import DryRuns
 from gateway.storage.gate import Gate
 from gateway.storage.ledger import Ledger
 from gateway.storage.registry import Registry
@@ -87,6 +88,7 @@ def create_services(config: Config, keys: WorkspaceKeys) -> Services:
         gate,
         Ledger(beats, keys, timeout_s),
         Budgets(operators, keys, timeout_s),
+        DryRuns(operators, keys, timeout_s),
         Registry(operators, keys, timeout_s),
         Access(admins, Tokens(operators, keys, timeout_s)),
         Admissions(gate, metrics),

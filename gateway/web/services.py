@@ -8,6 +8,7 @@ from aiohttp import web
 from gateway.config import Config
 from gateway.storage.budgets import Budgets
 from gateway.storage.database import Connections
+from gateway.storage.dry_run import DryRuns
 from gateway.storage.gate import Gate
 from gateway.storage.ledger import Ledger
 from gateway.storage.registry import Registry
@@ -29,6 +30,7 @@ class Services:
     gate: Gate
     ledger: Ledger
     budgets: Budgets
+    dry_runs: DryRuns
     registry: Registry
     access: Access
     admissions: Admissions

@@ -1,9 +1,12 @@
 """The operators' routes: budgets, spend over time, and the workspaces themselves."""
 
+from collections.abc import Mapping
+
 from aiohttp import hdrs, web
 
-from gateway.core.budget import Budget, budget_document, read_change, timestamp
+from gateway.core.budget import budget_document, read_change, timestamp
 from gateway.core.budget_changes import change_document, limits_etag
+from gateway.core.dry_run import dry_run_document
 from gateway.core.errors import BadRequest, UnknownWorkspace
 from gateway.core.periods import PERIOD_BY_NAME, PERIODS, Period
 from gateway.core.workspaces import is_workspace_id
@@ -34,20 +37,25 @@ async def get_budget(request: web.Request) -> web.Response:
     parts, workspace = services(request), workspace_id(request)
     await parts.access.require_reader(request, workspace)
     found = await parts.budgets.read(workspace)
-    return _answer(budget_document(found.budget), found.budget)
+    return _answer(budget_document(found.budget), found.budget.limits)
 
 
 async def patch_budget(request: web.Request) -> web.Response:
     """Change limits: a JSON merge patch (RFC 7396), or the one legacy limit.
 
-    With If-Match only if the limits are still those that it names (RFC 9110 section 13.1.1).
+    With If-Match only if the limits are still those that it names (RFC 9110 section 13.1.1). A dry
+    run changes nothing, tells what the change would do, and has the tag of the limits as they are.
     """
     parts, workspace = services(request), workspace_id(request)
     operator = await parts.access.require_operator(request)
+    is_dry_run = _flag(request, "dry_run")
     change = read_change(await read_object(request, CHANGE_BYTES_MAX))
     if_match = request.headers.getall(hdrs.IF_MATCH, None)
+    if is_dry_run:
+        tried = await parts.dry_runs.run(workspace, change, if_match)
+        return _answer(dry_run_document(tried), tried.limits_now)
     found = await parts.budgets.change(workspace, change, operator, if_match)
-    return _answer(budget_document(found.budget), found.budget)
+    return _answer(budget_document(found.budget), found.budget.limits)
 
 
 async def list_budget_changes(request: web.Request) -> web.Response:
@@ -110,7 +118,7 @@ async def get_workspace(request: web.Request) -> web.Response:
     parts, workspace = services(request), workspace_id(request)
     await parts.access.require_operator(request)
     found = await parts.registry.one(workspace)
-    return _answer(_workspace_document(found), found.budget.budget)
+    return _answer(_workspace_document(found), found.budget.budget.limits)
 
 
 async def delete_workspace(request: web.Request) -> web.Response:
@@ -122,9 +130,9 @@ async def delete_workspace(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
-def _answer(document: object, budget: Budget) -> web.Response:
-    """The document with the entity tag of the limits in it."""
-    return json_response(document, {hdrs.ETAG: limits_etag(budget.limits)})
+def _answer(document: object, limits: Mapping[str, int]) -> web.Response:
+    """The document with the entity tag of the workspace's limits."""
+    return json_response(document, {hdrs.ETAG: limits_etag(limits)})
 
 
 def _workspace_document(listed: ListedWorkspace) -> dict[str, object]:
@@ -179,3 +187,10 @@ def _number(request: web.Request, name: str, default: int, least: int, most: int
     if not is_number or not least <= int(text) <= most:
         raise BadRequest(f"{name} must be a whole number from {least} to {most}.")
     return int(text)
+
+
+def _flag(request: web.Request, name: str) -> bool:
+    text = request.query.get(name, "false")
+    if text not in ("true", "false"):
+        raise BadRequest(f"{name} must be true or false.")
+    return text == "true"

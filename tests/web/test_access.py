@@ -51,6 +51,12 @@ async def tokens(closed: Gateway, agent: Agent) -> dict[str, str | None]:
         ("GET", "/workspaces/w/budget/changes", None, (401, 401, 401, 403, 200, 200)),
         # its own budget is the one thing that an agent must never change
         ("PATCH", "/workspaces/w/budget", BUDGET_CHANGE, (401, 401, 401, 403, 403, 200)),
+        (
+            "PATCH",
+            "/workspaces/w/budget?dry_run=true",
+            BUDGET_CHANGE,
+            (401, 401, 401, 403, 403, 200),
+        ),
         ("DELETE", "/workspaces/w", None, (401, 401, 401, 403, 403, 204)),
         # heartbeats are the agent's alone
         ("POST", "/registry/heartbeat", HEARTBEAT, (401, 401, 401, 401, 200, 401)),

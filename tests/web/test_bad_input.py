@@ -191,6 +191,23 @@ async def test_limit_that_is_no_amount_is_400_and_names_its_period(
     assert (status, detail.partition(" ")[0]) == (400, f"budget_limits.{period.name}")
 
 
+@pytest.mark.parametrize("flag", ["", "True", "1", "zebra", "true%20", "%00", "%FF"])
+async def test_flag_that_is_neither_true_nor_false_is_400_and_named(
+    gateway: Gateway, flag: str
+) -> None:
+    method, path = BUDGET
+    body = b'{"budget_limit": 5}'
+    status, detail = await refused(gateway, method, f"{path}?dry_run={flag}", body)
+    assert (status, detail.partition(" ")[0]) == (400, "dry_run")
+
+
+async def test_mistake_is_the_same_whether_a_change_is_made_or_tried(gateway: Gateway) -> None:
+    method, path = BUDGET
+    for body in (b"zebra", b"{}", b'{"budget_limit": -1}', b'{"budget_limit": 1, "reason": 5}'):
+        made = await refused(gateway, method, path, body)
+        assert made == await refused(gateway, method, f"{path}?dry_run=true", body)
+
+
 # Ids that name nobody: unknown ones, and those that cannot be ids at all.
 IDS = [
     *("unknown", "00000000-0000-0000-0000-000000000000", "a" * 129, "a" * 4000),
@@ -208,6 +225,7 @@ IDS = [
         ("DELETE", "", None),
         ("GET", "/budget", None),
         ("PATCH", "/budget", b'{"budget_limit": 5}'),
+        ("PATCH", "/budget?dry_run=true", b'{"budget_limit": 5}'),
         ("GET", "/budget/changes", None),
         ("GET", "/spend", None),
         ("POST", "/a2a", b"{}"),

@@ -1,12 +1,15 @@
-"""Changes of limits over HTTP: what is told of them, and how two operators notice each other."""
+"""Changes of limits over HTTP: what is told of them, two operators at once, and dry runs."""
 
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import asyncpg
 import pytest
 
+from gateway.core.dry_run import REPLAYED
 from tests.running import Gateway, run_gateway
+from tests.storage.rows import add_rows
 
 NOBODY = "http://127.0.0.1:9"
 PATH = "/workspaces/w/budget"
@@ -186,3 +189,44 @@ async def test_budget_is_never_told_to_be_the_same_because_its_spend_is_another(
     headers = {"If-None-Match": await etag_of(gateway)}
     async with gateway.client.get(gateway.url + PATH, headers=headers) as answer:
         assert (answer.status, (await answer.json())["workspace_id"]) == (200, "w")
+
+
+async def test_dry_run_tells_what_would_be_and_changes_nothing(
+    gateway: Gateway, connection: asyncpg.Connection
+) -> None:
+    await gateway.register("w", NOBODY)
+    await gateway.limit("w", daily=400)
+    now = await connection.fetchval("SELECT now()")
+    await add_rows(connection, "w", [(now - timedelta(hours=ago), 300) for ago in (50, 40, 9)])
+    before = await gateway.json("GET", PATH)
+    tag = await etag_of(gateway)
+    body = {"budget_limits": {"hourly": 300, "daily": 250, "monthly": None}, "reason": "a try"}
+    path, headers = f"{gateway.url}{PATH}?dry_run=true", {"If-Match": tag}
+    async with gateway.client.patch(path, json=body, headers=headers) as answer:
+        assert (answer.status, answer.headers["ETag"]) == (200, tag)
+        tried = await answer.json()
+    run = tried.pop("dry_run")
+    assert await gateway.json("GET", PATH) == before
+    assert (await changes(gateway))["total"] == 1  # the limit that was there
+    assert await gateway.json("PATCH", PATH, body) == (200, tried)
+    assert datetime.fromisoformat(run["until"]) - datetime.fromisoformat(run["since"]) == REPLAYED
+    assert run["periods"].keys() == {"hourly", "daily"}
+    assert run["periods"]["hourly"] == {"refused_stretches": 3, "refused_seconds": 3 * 3600}
+    daily = run["periods"]["daily"]
+    assert daily["refused_stretches"] == 2  # two of the rows are less than a day apart
+    assert daily["refused_seconds"] == pytest.approx((34 + 9) * 3600, abs=60)
+    assert [(each["period"], each["bound_by"]) for each in run["notices"]] == [("hourly", "daily")]
+
+
+async def test_change_that_is_tried_for_other_limits_is_412(gateway: Gateway) -> None:
+    await gateway.register("w", NOBODY)
+    path, headers = f"{gateway.url}{PATH}?dry_run=true", {"If-Match": '"other"'}
+    async with gateway.client.patch(path, json={"budget_limit": 5}, headers=headers) as answer:
+        assert answer.status == 412
+
+
+async def test_dry_run_that_is_false_is_a_change(gateway: Gateway) -> None:
+    await gateway.register("w", NOBODY)
+    status, budget = await gateway.json("PATCH", f"{PATH}?dry_run=false", {"budget_limit": 5})
+    assert (status, "dry_run" in budget) == (200, False)
+    assert (await changes(gateway))["total"] == 1
