@@ -218,20 +218,24 @@ async def calls_are_told_in_time(gate: Gate) -> None:
 async def calls_are_told_at_once(gate: Gate) -> None:
     """As long as the outage lasts, and whatever the probes meet meanwhile."""
     queries = gate.query_count
-    while gate.query_count < queries + 4:
+
+    async def told_until_probed() -> bool:
         started = time.perf_counter()
         assert {(await ask(gate))[0] for _ in range(100)} == {"breaker_open"}
         assert time.perf_counter() - started < LATE_S
-        await asyncio.sleep(0.01)
+        return gate.query_count >= queries + 4
+
+    await until(told_until_probed)
 
 
 async def enforcement_returns(gate: Gate) -> None:
-    async with asyncio.timeout(BACK_S):
-        while True:
-            with contextlib.suppress(StorageUnavailable):
-                assert is_exceeded(await gate.ask("w"))
-                return
-            await asyncio.sleep(0.005)
+    async def is_enforced() -> bool:
+        with contextlib.suppress(StorageUnavailable):
+            assert is_exceeded(await gate.ask("w"))
+            return True
+        return False
+
+    await until(is_enforced, BACK_S)
 
 
 async def ask(gate: Gate) -> tuple[str, float]:
