@@ -188,16 +188,17 @@ class Connections:
         what was asked), and Conflict for a value that a column does not take. An operation whose
         caller left goes on, within its deadline: what it commits is committed once.
         """
+        loop = asyncio.get_running_loop()
         lane_taken: list[_Lane] = []
         task = asyncio.create_task(self._run(operation, lane_taken))
         self._running.add(task)
-        task.add_done_callback(self._finished)
-        # A timer of its own, because the caller may leave before the deadline.
-        deadline = asyncio.get_running_loop().call_later(timeout_s, self._give_up, task, lane_taken)
-        task.add_done_callback(lambda _: deadline.cancel())
-        done, _ = await asyncio.wait({task}, timeout=timeout_s)
-        # Cancelled by the timer, whose turn may have come just before this wait's end.
-        if not done or task.cancelled():
+        # Not asyncio.wait, which takes another timer and two more turns of the loop.
+        ended = loop.create_future()
+        # Also for a caller that leaves before the deadline.
+        deadline = loop.call_later(timeout_s, self._give_up, task, lane_taken, ended)
+        task.add_done_callback(partial(self._finished, deadline, ended))
+        await ended
+        if not task.done() or task.cancelled():
             raise StorageUnavailable("timeout")
         return task.result()
 
@@ -252,19 +253,26 @@ class Connections:
                 return await connect(self.settings)
             await asyncio.sleep(RENEW_INTERVAL_S)
 
-    def _give_up(self, task: asyncio.Task[Any], lane_taken: list[_Lane]) -> None:
+    def _give_up(
+        self, task: asyncio.Task[Any], lane_taken: list[_Lane], ended: asyncio.Future[None]
+    ) -> None:
         if lane_taken and lane_taken[0].connection is not None:
             # The pending query ends by itself with a connection error. Cancelling it instead
             # would make asyncpg open a connection to cancel it on the server, and wait for that.
             lane_taken[0].drop()
         else:
             task.cancel()
+        _end(ended)
 
-    def _finished(self, task: asyncio.Task[Any]) -> None:
+    def _finished(
+        self, deadline: asyncio.TimerHandle, ended: asyncio.Future[None], task: asyncio.Task[Any]
+    ) -> None:
+        deadline.cancel()
         self._running.discard(task)
         # Read the exception, so that one nobody waits for any more is not called "never retrieved".
         if not task.cancelled():
             task.exception()
+        _end(ended)
 
     async def close(self) -> None:
         """Close every connection; what is running is given a moment to end."""
@@ -279,6 +287,12 @@ class Connections:
             await asyncio.wait({self._renewing})
         for lane in self._lanes:
             lane.drop_all()
+
+
+def _end(ended: asyncio.Future[None]) -> None:
+    # Whoever waited for it may have left.
+    if not ended.done():
+        ended.set_result(None)
 
 
 def _unavailable(error: Exception) -> StorageUnavailable:

@@ -14,14 +14,11 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeAlias
 
 from gateway.core.errors import StorageUnavailable, UnknownWorkspace
 from gateway.storage.budgets import WorkspaceBudget, read_budgets
 from gateway.storage.database import Connection, Connections
 from gateway.storage.workspace_key import WorkspaceKeys
-
-Answer: TypeAlias = "asyncio.Future[WorkspaceBudget | None]"
 
 # A timer that fires this late was held up by our own event loop.
 STALL_S = 0.01
@@ -55,6 +52,57 @@ def _database_now() -> None:
 
 
 @dataclass(slots=True)
+class _Question:
+    """What is asked about one workspace; all who wait are told the same, or why there is nothing.
+
+    Everybody waits for a future of its own: who leaves takes nothing from the others.
+    """
+
+    is_answered: bool = False
+    _waiting: list[asyncio.Future[WorkspaceBudget | None]] = field(default_factory=list)
+    _timer: asyncio.TimerHandle | None = None
+
+    def answered(self) -> asyncio.Future[WorkspaceBudget | None]:
+        """One more waits: for the budget, for None if there is no such workspace, or an error."""
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        return waiting
+
+    def answer(self, found: WorkspaceBudget | None) -> None:
+        """Tell everybody, unless they were told before."""
+        self._end()
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(found)
+        self._waiting.clear()
+
+    def refuse(self, cause: str) -> None:
+        """Tell everybody that the budget cannot be read, unless they were told before."""
+        self._end()
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_exception(StorageUnavailable(cause))
+        self._waiting.clear()
+
+    def expire_at(self, due: float, timeout_s: float) -> None:
+        """Refuse at this moment of the loop's clock; `timeout_s` later if the loop was held up."""
+        self._timer = asyncio.get_running_loop().call_at(due, self._expire, due, timeout_s)
+
+    def _expire(self, due: float, timeout_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        if loop.time() - due < STALL_S:
+            self.refuse("timeout")
+            return
+        # This process was busy and read nothing meanwhile; it is not the database that is late.
+        self._timer = loop.call_later(timeout_s, self.refuse, "stall")
+
+    def _end(self) -> None:
+        self.is_answered = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+@dataclass(slots=True)
 class Gate:
     """Answers for any number of callers; `query_count` tells how few queries that took."""
 
@@ -64,7 +112,7 @@ class Gate:
     # What counts as now; None is the database's clock. Tests set it.
     as_of: Callable[[], datetime | None] = _database_now
     query_count: int = 0
-    _waiting: dict[str, Answer] = field(default_factory=dict)
+    _waiting: dict[str, _Question] = field(default_factory=dict)
     _queries: set[asyncio.Task[None]] = field(default_factory=set)
     _failures: int = 0
     _probe: asyncio.Task[None] | None = None
@@ -82,35 +130,19 @@ class Gate:
         key = self.keys.existing(workspace_id)
         if self.is_open:
             raise StorageUnavailable("breaker_open")
-        answer = self._answer_for(key)
-        # Shielded, because callers share the answer: one that leaves must not take it away.
-        if (found := await asyncio.shield(answer)) is None:
+        if (found := await self._question_about(key).answered()) is None:
             raise UnknownWorkspace
         return found
 
-    def _answer_for(self, key: str) -> Answer:
-        waiting = self._waiting.get(key)
+    def _question_about(self, key: str) -> _Question:
+        question = self._waiting.get(key)
         # One that has given up still waits for its query; a call after it has its own deadline.
-        if waiting is not None and not waiting.done():
-            return waiting
-        loop = asyncio.get_running_loop()
-        answer = self._waiting[key] = loop.create_future()
-        due = loop.time() + self.settings.timeout_s
-        timer = loop.call_at(due, self._expire, answer, due)
-        answer.add_done_callback(lambda _: timer.cancel())
-        self._start_queries()
-        return answer
-
-    def _expire(self, answer: Answer, due: float) -> None:
-        loop = asyncio.get_running_loop()
-        if loop.time() - due < STALL_S:
-            _refuse(answer, StorageUnavailable("timeout"))
-            return
-        # This process was busy and read nothing meanwhile; it is not the database that is late.
-        again = loop.call_later(
-            self.settings.timeout_s, _refuse, answer, StorageUnavailable("stall")
-        )
-        answer.add_done_callback(lambda _: again.cancel())
+        if question is None or question.is_answered:
+            question = self._waiting[key] = _Question()
+            timeout_s = self.settings.timeout_s
+            question.expire_at(asyncio.get_running_loop().time() + timeout_s, timeout_s)
+            self._start_queries()
+        return question
 
     async def open(self) -> None:
         """Connect, so that the first calls need not. Raises StorageUnavailable."""
@@ -136,7 +168,7 @@ class Gate:
             self._queries.add(query)
             query.add_done_callback(self._query_ended)
 
-    def _take_batch(self) -> dict[str, Answer]:
+    def _take_batch(self) -> dict[str, _Question]:
         batch_max = self.settings.workspaces_per_query_max
         if len(self._waiting) <= batch_max:
             batch, self._waiting = self._waiting, {}
@@ -147,18 +179,17 @@ class Gate:
         self._queries.discard(query)
         self._start_queries()
 
-    async def _answer(self, batch: dict[str, Answer]) -> None:
+    async def _answer(self, batch: dict[str, _Question]) -> None:
         try:
             found = await self._read(list(batch), self.settings.query_timeout_s)
         except StorageUnavailable as error:
             self._failed()
-            for answer in batch.values():
-                _refuse(answer, error)
+            for question in batch.values():
+                question.refuse(error.cause)
             return
         self._failures = 0
-        for key, answer in batch.items():
-            if not answer.done():
-                answer.set_result(found.get(key))
+        for key, question in batch.items():
+            question.answer(found.get(key))
 
     async def _read(self, keys: list[str], timeout_s: float) -> dict[str, WorkspaceBudget]:
         self.query_count += 1
@@ -190,11 +221,3 @@ class Gate:
                 await self._read([], self.settings.probe_timeout_s)
                 break
         self._failures, self._probe = 0, None
-
-
-def _refuse(answer: Answer, error: StorageUnavailable) -> None:
-    if answer.done():
-        return
-    answer.set_exception(StorageUnavailable(error.cause))
-    # All callers may have left before; an exception nobody reads is no news then.
-    answer.exception()
