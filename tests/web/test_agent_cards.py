@@ -128,7 +128,7 @@ def coded(document: object, coding: str, tail: bytes = b"") -> Page:
     """A page that is coded as it says, with something behind it."""
     text = json.dumps(document).encode()
     for each in coding.lower().split(", "):
-        text = zlib.compress(text) if each == "deflate" else gzip.compress(text)
+        text = zlib.compress(text) if each == "deflate" else gzip.compress(text, mtime=0)
     return Page(body=text + tail, headers=[("Content-Encoding", coding)])
 
 
@@ -377,7 +377,10 @@ async def test_card_is_found_wherever_the_agent_has_it(
         coded(LARGE, "gzip"),
         coded({"name": "twice"}, "gzip, gzip"),
         coded({"name": "followed"}, "gzip", b"by more"),
-        Page(body=gzip.compress(b'{"name":"x"}')[:-1], headers=[("Content-Encoding", "gzip")]),
+        Page(
+            body=gzip.compress(b'{"name":"x"}', mtime=0)[:-1],
+            headers=[("Content-Encoding", "gzip")],
+        ),
     ],
     ids=lambda page: f"{page.status} {str(page.body or page.document)[:20]}",
 )
@@ -744,7 +747,7 @@ async def test_extended_card_over_json_rpc_is_rewritten_for_a_caller_who_takes_c
         # What was asked may have cost money, and was most likely no card.
         (b"coded", "br"),
         (b"no gzip", "gzip"),
-        (gzip.compress(b'{"result": {"id": "t"}}'), "gzip"),
+        (gzip.compress(b'{"result": {"id": "t"}}', mtime=0), "gzip"),
     ],
     ids=["task", "error", "not JSON", "empty", "large", "br", "no gzip", "gzip"],
 )
