@@ -8,6 +8,7 @@ import ipaddress
 import tomllib
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -85,7 +86,7 @@ class Server(Section):
     keepalive_timeout_s: float = Field(75, gt=0, le=86_400)
     connections_max: int = Field(10_000, ge=1, le=1_000_000)
 
-    @property
+    @cached_property
     def trusted_networks(self) -> tuple[Network, ...]:
         """Where our own proxies are, whose word of the caller counts."""
         return _as_networks(self.trusted_proxies)
@@ -185,7 +186,7 @@ class Agents(Section):
         DEFAULT_ALLOWED, validate_default=True
     )
 
-    @property
+    @cached_property
     def networks(self) -> tuple[Network, ...]:
         """The networks as values."""
         return _as_networks(self.allowed_networks)

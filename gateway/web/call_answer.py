@@ -68,10 +68,8 @@ class CallAnswer(web.StreamResponse):
             return
         if data:
             await self.write(data)
-        if self._is_chunked:
-            self._send(b"0\r\n\r\n")
-        else:
-            self._send(b"")
+        if self._is_chunked or self._head is not None:
+            self._send(b"0\r\n\r\n" if self._is_chunked else b"")
         if self._request.protocol.writing_paused:
             await self._drain()
         self._eof_sent = True

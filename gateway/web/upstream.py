@@ -121,13 +121,12 @@ class _Chunks:
         return self
 
     async def __anext__(self) -> bytes:
-        # Mostly it is here already, and needs no deadline.
-        chunk = self._body.read_nowait()
-        if not chunk and not self._body.at_eof():
-            chunk = await self._wait()
-        if not chunk:
+        if self._body.at_eof():
             raise StopAsyncIteration
-        return chunk
+        # Mostly it is here already, and needs no deadline.
+        if chunk := self._body.read_nowait() or await self._wait():
+            return chunk
+        raise StopAsyncIteration
 
     async def _wait(self) -> bytes:
         late = "The agent fell silent within its answer."
