@@ -1,6 +1,7 @@
 """What the parts of a run share: how long to measure, who takes part, what is to be noted."""
 
 import os
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -120,4 +121,6 @@ def look_at_machine() -> dict[str, Any]:
         "load average": round(os.getloadavg()[0], 2),
         "busy percent before": psutil.cpu_percent(interval=1),
         "kernel": os.uname().release,
+        # One that was built without optimisation is a fifth slower, and so is all that it runs.
+        "python": f"{platform.python_version()}, {' '.join(platform.python_build())}",
     }
