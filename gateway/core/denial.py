@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from gateway.core.budget import Budget, WindowSpend, retry_at, timestamp, window_document
 from gateway.core.calls import Call, Form
 from gateway.core.headers import rate_limit_fields, retry_after
+from gateway.core.money import dollars
 
 STATUS = 402
 SENTENCE = "workspace budget limit exceeded"
@@ -52,12 +53,6 @@ def _window_words(window: WindowSpend) -> str:
     return (
         f"{window.period.name} {dollars(window.spend_cents)} of {dollars(window.limit_cents or 0)}"
     )
-
-
-def dollars(cents: int) -> str:
-    """Cents as dollars: 140 is $1.40."""
-    sign = "-" if cents < 0 else ""
-    return f"{sign}${abs(cents) // 100:,}.{abs(cents) % 100:02}"
 
 
 def _retry_words(budget: Budget) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 from a2a.server.request_handlers.response_helpers import agent_card_to_dict
 
-from gateway.core.denial import dollars
+from gateway.core.money import dollars
 from gateway.demo.board import Board, Kind
 from gateway.demo.cast import Role
 from gateway.demo.history import remember, sample_history

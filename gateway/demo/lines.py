@@ -3,7 +3,7 @@
 import asyncio
 from datetime import UTC, datetime
 
-from gateway.core.denial import dollars
+from gateway.core.money import dollars
 from gateway.core.periods import PERIODS, Period
 from gateway.demo.board import Board, Event, Standing
 

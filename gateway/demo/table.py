@@ -9,7 +9,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from gateway.core.denial import dollars
+from gateway.core.money import dollars
 from gateway.core.periods import PERIODS, Period
 from gateway.demo.board import Board, Event, Kind, Standing
 from gateway.demo.cast import RUNAWAY, SHORTEST

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from gateway.core.denial import dollars
+from gateway.core.money import dollars
 from gateway.demo.board import Board
 from gateway.demo.cast import RUNAWAY, SHORTEST
 from gateway.demo.history import LEAVES_EVERY

@@ -1,6 +1,6 @@
 """Workspaces and their tokens: registration, listing, removal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -9,7 +9,12 @@ import asyncpg
 from gateway.core.errors import Conflict, Unauthorized, UnknownWorkspace
 from gateway.core.periods import Period
 from gateway.core.workspaces import REMOVED_STATUS, Liveness, Registration, Workspace
-from gateway.storage.budgets import WorkspaceBudget, read_budgets
+from gateway.storage.budgets import (
+    PERIOD_LENGTHS,
+    PERIOD_NAMES,
+    WorkspaceBudget,
+    read_budgets,
+)
 from gateway.storage.database import Connection, Connections
 from gateway.storage.queries import query
 from gateway.storage.tokens import holds_token
@@ -31,7 +36,10 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """Which workspaces to list: sorted by spend in `period` if given, else by the column."""
+    """Which workspaces to list: sorted by spend in `period` if given, else by the column.
+
+    `used` sorts by the largest part of a limit that is spent.
+    """
 
     sort: str = "spend"
     period: Period | None = None
@@ -104,6 +112,8 @@ class Registry:
                 request.search,
                 request.limit,
                 request.offset,
+                PERIOD_NAMES,
+                PERIOD_LENGTHS,
             )
             return await _read(connection, [row["workspace_id"] for row in rows]), count
 
@@ -111,13 +121,17 @@ class Registry:
 
     async def one(self, workspace_id: str) -> ListedWorkspace:
         """One workspace. Raises UnknownWorkspace."""
-        key = self.keys.existing(workspace_id)
-        found = await self.connections.run(
-            lambda connection: _read(connection, [key]), self.timeout_s
-        )
+        found = await self.several([workspace_id])
         if not found:
             raise UnknownWorkspace
         return found[0]
+
+    async def several(self, workspace_ids: Sequence[str]) -> list[ListedWorkspace]:
+        """Those of the workspaces that exist, in the asked order."""
+        keys = [self.keys.existing(workspace_id) for workspace_id in workspace_ids]
+        return await self.connections.run(
+            lambda connection: _read(connection, keys), self.timeout_s
+        )
 
     async def registered_card(self, workspace_id: str) -> Mapping[str, object] | None:
         """The agent card that came with the registration; None if there is none."""

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from gateway.core.calls import Call, Form
-from gateway.core.denial import deny, dollars, message
+from gateway.core.denial import deny, message
+from gateway.core.money import dollars
 from tests.core.budgets import budget_of
 
 BUDGET = budget_of(

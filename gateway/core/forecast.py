@@ -1,0 +1,52 @@
+"""When a limit will be reached, if spend goes on as it does now.
+
+A window rolls: while new spend comes in, old spend leaves. What is known of the past are equal
+buckets of it, oldest first; a bucket's spend counts until all of the bucket has left, so that the
+forecast is rather too early than too late.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+# The rate is what was spent in this part of the window, its newest.
+RECENT_PART = 6
+
+
+@dataclass(frozen=True, slots=True)
+class BurnRate:
+    """What was spent in the recent `span`."""
+
+    cents: int
+    span: timedelta
+
+    @property
+    def cents_per_hour(self) -> int:
+        """The same for an hour, rounded."""
+        return round(self.cents * timedelta(hours=1) / self.span)
+
+
+def burn_rate(bucket_cents: Sequence[int], length: timedelta) -> BurnRate:
+    """How fast money is spent now, by the newest part of a window of this length."""
+    count = max(1, len(bucket_cents) // RECENT_PART)
+    # A correction takes back what was spent before; nothing is un-spent at a rate.
+    return BurnRate(max(0, sum(bucket_cents[-count:])), length / len(bucket_cents) * count)
+
+
+def full_after(
+    bucket_cents: Sequence[int], length: timedelta, limit_cents: int, rate: BurnRate
+) -> timedelta | None:
+    """How long until the window holds the limit at this rate; None if it never will."""
+    step = length / len(bucket_cents)
+    inside_cents = sum(bucket_cents)
+    if inside_cents >= limit_cents:
+        return timedelta(0)
+    if rate.cents == 0:
+        return None
+    for number, leaving_cents in enumerate(bucket_cents, start=1):
+        after = (limit_cents - inside_cents) * rate.span / rate.cents
+        if after <= step * number:
+            return after
+        inside_cents -= leaving_cents
+    # All that was there has left: from now on as much leaves as comes.
+    return None
