@@ -13,6 +13,7 @@ from gateway.storage.dry_run import DryRuns
 from gateway.storage.gate import Gate
 from gateway.storage.ledger import Ledger
 from gateway.storage.registry import Registry
+from gateway.storage.spending import Spending
 from gateway.storage.tokens import Tokens
 from gateway.storage.workspace_key import WorkspaceKeys
 from gateway.web import forwarding, heartbeats, ops, proxy, registrations, workspaces
@@ -21,6 +22,10 @@ from gateway.web.admission import Admissions
 from gateway.web.calls_under_way import CallsUnderWay
 from gateway.web.dispatch import CALL_ROUTE
 from gateway.web.metrics import Metrics
+from gateway.web.page import routes as page
+from gateway.web.page import sign_in
+from gateway.web.page.live import Live
+from gateway.web.page.parts import PAGE_PARTS, PageParts
 from gateway.web.problems import answer_errors, end_connection
 from gateway.web.request_gate import refuse_faulty
 from gateway.web.request_id import answer_request_id, carry_request_id
@@ -38,7 +43,9 @@ def create_app(config: Config, keys: WorkspaceKeys) -> web.Application:
     app.on_response_prepare.append(forwarding.remove_server_field)
     app.on_response_prepare.append(close_when_draining)
     app[SERVICES] = create_services(config, keys)
+    app[PAGE_PARTS] = create_page_parts(app[SERVICES])
     app.cleanup_ctx.append(open_services)
+    app.on_shutdown.append(send_viewers_away)
     app.on_shutdown.append(finish_calls)
     add_routes(app.router)
     return app
@@ -60,6 +67,15 @@ def add_routes(router: web.UrlDispatcher) -> None:
     add("PATCH", "/workspaces/{id}/budget", workspaces.patch_budget)
     get("/workspaces/{id}/budget/changes", workspaces.list_budget_changes)
     get("/workspaces/{id}/spend", workspaces.get_spend)
+    get("/", page.get_overview)
+    get("/ui/events", page.get_overview_events)
+    get("/ui/workspaces/{id}", page.get_workspace_page)
+    add("POST", "/ui/workspaces/{id}", page.post_workspace_page)
+    get("/ui/workspaces/{id}/events", page.get_workspace_events)
+    get(sign_in.SIGN_IN, sign_in.get_sign_in)
+    add("POST", sign_in.SIGN_IN, sign_in.post_sign_in)
+    add("POST", "/ui/sign-out", sign_in.post_sign_out)
+    get("/ui/assets/{version}/{name}", page.get_asset)
     for name in ("agent-card.json", "agent.json"):
         get(f"/workspaces/{{id}}/.well-known/{name}", proxy.proxy_call)
     add("*", "/workspaces/{id}/a2a", proxy.proxy_call, name=CALL_ROUTE)
@@ -98,6 +114,13 @@ def create_services(config: Config, keys: WorkspaceKeys) -> Services:
     )
 
 
+def create_page_parts(parts: Services) -> PageParts:
+    """What the Budget page needs beside that; it reads on the operators' connections."""
+    registry = parts.registry
+    spending = Spending(registry.connections, registry.keys, registry.timeout_s)
+    return PageParts(spending, Live(registry, spending, parts.admissions))
+
+
 def upstream_settings(config: Config) -> UpstreamSettings:
     """The proxy's deadlines and networks, as the client wants them."""
     proxy_config = config.proxy
@@ -113,6 +136,11 @@ async def close_when_draining(request: web.Request, answer: web.StreamResponse) 
     """Tell callers to open their next connection elsewhere, while this worker stops."""
     if request.app[SERVICES].is_draining:
         end_connection(answer)
+
+
+async def send_viewers_away(app: web.Application) -> None:
+    """End the pages' streams, which would last for minutes."""
+    await app[PAGE_PARTS].live.close()
 
 
 async def finish_calls(app: web.Application) -> None:

@@ -102,6 +102,16 @@ class TargetTooLong(GatewayError):
     title = "URI Too Long"
 
 
+class TooManyRequests(GatewayError):
+    """Too often in a short time (RFC 6585 section 4)."""
+
+    status = 429
+    title = "Too Many Requests"
+
+    def __init__(self, detail: str, retry_after_s: int) -> None:
+        super().__init__(detail, {"Retry-After": str(retry_after_s)})
+
+
 class HeaderTooLarge(GatewayError):
     """A header field over its limit, or too many of them (RFC 6585 section 5)."""
 

@@ -2,7 +2,8 @@
 
 Tokens are compared as SHA-256 in constant time and never logged. Without admin tokens the
 operators' routes are open, which the configuration allows on a loopback address only; a
-workspace's own token never makes an operator.
+workspace's own token never makes an operator. Browsers show a session's cookie in the place of the
+token it was signed in with.
 """
 
 import hashlib
@@ -13,10 +14,12 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from gateway.core.errors import Forbidden, Unauthorized
+from gateway.core.errors import Forbidden, Unauthorized, UnknownWorkspace
 from gateway.core.operators import ANYONE
 from gateway.storage.registry import Credentials
 from gateway.storage.tokens import Tokens, holds_token
+from gateway.web.same_origin import require_same_origin
+from gateway.web.session import Session, new_session, read_session
 
 
 def token_sha256(token: str) -> bytes:
@@ -62,7 +65,7 @@ class Access:
 
     async def require_operator(self, request: web.Request) -> str:
         """Let operators pass, and tell the name of the one who asks."""
-        presented = bearer_sha256(request)
+        presented = await self.presented(request)
         name = self._name(presented)
         if name is not None:
             return name
@@ -78,11 +81,39 @@ class Access:
 
     async def require_reader(self, request: web.Request, workspace_id: str) -> None:
         """Let operators pass, and the workspace itself."""
-        presented = bearer_sha256(request)
+        presented = await self.presented(request)
         is_candidate = presented is not None and self._name(presented) is None
         if is_candidate and holds_token(presented, await self.tokens.live(workspace_id)):
             return
         await self.require_operator(request)
+
+    async def presented(self, request: web.Request) -> bytes | None:
+        """The SHA-256 of the token that a request shows, or that its session was signed in with."""
+        bearer = bearer_sha256(request)
+        session = read_session(request) if bearer is None else None
+        if session is None:
+            return bearer
+        require_same_origin(request)
+        return session.holder(await self._possible_holders(session))
+
+    async def _possible_holders(self, session: Session) -> Sequence[bytes]:
+        if session.workspace_id is None:
+            return [operator.token_sha256 for operator in self.operators]
+        try:
+            return await self.tokens.live(session.workspace_id)
+        except UnknownWorkspace:
+            return ()
+
+    async def sign_in(self, token: str, workspace_id: str | None) -> Session:
+        """A session for the holder of an admin's or the workspace's token. Raises Unauthorized."""
+        presented = token_sha256(token)
+        if self._name(presented) is not None:
+            return new_session(presented, None)
+        if workspace_id is not None:
+            session = new_session(presented, workspace_id)
+            if session.holder(await self._possible_holders(session)) is not None:
+                return session
+        raise Unauthorized("This is no admin token, and no token of this workspace.")
 
     def _name(self, presented: bytes | None) -> str | None:
         if presented is None:

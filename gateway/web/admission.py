@@ -3,6 +3,7 @@
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import structlog
 
@@ -36,11 +37,27 @@ class Admission:
 
 
 @dataclass(slots=True)
+class SkippedChecks:
+    """The calls that this worker let pass unchecked: now, or the last time."""
+
+    since: datetime | None = None
+    count: int = 0
+    is_over: bool = True
+
+    def add(self) -> None:
+        """Count a call that passed unchecked."""
+        if self.is_over:
+            self.since, self.count, self.is_over = datetime.now(UTC), 0, False
+        self.count += 1
+
+
+@dataclass(slots=True)
 class Admissions:
     """Asks the gate before every call, and remembers where agents are for when it is silent."""
 
     gate: Gate
     metrics: Metrics
+    skipped: SkippedChecks = field(default_factory=SkippedChecks)
     _agent_urls: OrderedDict[str, str] = field(default_factory=OrderedDict)
     _reported_damage: set[str] = field(default_factory=set)
 
@@ -60,6 +77,7 @@ class Admissions:
             raise
         finally:
             self.metrics.check_seconds.observe(time.perf_counter() - started)
+        self.skipped.is_over = True
         self._report_damage(workspace_id, found)
         self.remember(workspace_id, found.agent_url)
         return Admission(found.agent_url, found.budget)
@@ -84,6 +102,7 @@ class Admissions:
             raise error
         log.warning("budget_check_failed_open", workspace_id=workspace_id, cause=error.cause)
         self.metrics.failed_open.labels(error.cause).inc()
+        self.skipped.add()
         return Admission(agent_url, None)
 
     def _report_damage(self, workspace_id: str, found: WorkspaceBudget) -> None:

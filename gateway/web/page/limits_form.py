@@ -1,0 +1,91 @@
+"""The limits as a form: what somebody typed, and the change that it asks for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gateway.core.budget import Budget, LimitsChange, read_change
+from gateway.core.errors import BadRequest
+from gateway.core.money import dollars, plain_dollars, read_dollars
+from gateway.core.periods import PERIODS, Period
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A limit's field: its text, what that means in words, and what is wrong with it."""
+
+    text: str
+    meaning: str = ""
+    error: str = ""
+
+
+def fields_of(budget: Budget) -> dict[str, Field]:
+    """The fields as they are when nobody typed anything."""
+    return {window.period.name: _field(window.limit_cents) for window in budget.windows}
+
+
+def _field(limit_cents: int | None) -> Field:
+    text = "" if limit_cents is None else plain_dollars(limit_cents)
+    return Field(text, _meaning(limit_cents))
+
+
+def _meaning(limit_cents: int | None) -> str:
+    if limit_cents is None:
+        return "No limit"
+    return "Blocks every call" if limit_cents == 0 else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """What was sent: for each period its text, and the text that its field had before."""
+
+    texts: Mapping[str, str]
+    before: Mapping[str, str]
+
+    @property
+    def changed(self) -> list[Period]:
+        """The periods whose text is not what it was."""
+        return [period for period in PERIODS if self._is_changed(period.name)]
+
+    def _is_changed(self, name: str) -> bool:
+        return name in self.texts and self.texts[name].strip() != self.before.get(name, "")
+
+    def change(self) -> tuple[LimitsChange | None, dict[str, Field]]:
+        """The change, None if a text cannot be read; and the fields with what is wrong."""
+        limits: dict[str, int | None] = {}
+        faulty: dict[str, Field] = {}
+        for period in self.changed:
+            text = self.texts[period.name]
+            try:
+                cents = read_dollars(text)
+                read_change({"budget_limits": {period.name: cents}})
+                limits[period.name] = cents
+            except (ValueError, BadRequest) as error:
+                faulty[period.name] = Field(text, error=str(error))
+        return (None if faulty else LimitsChange(limits)), faulty
+
+    def overtaken(self, budget: Budget) -> dict[str, Field]:
+        """The changed fields whose limit somebody else changed meanwhile, and told so."""
+        changed = {period.name for period in self.changed}
+        return {
+            window.period.name: Field(
+                self.texts[window.period.name],
+                error=f"Changed meanwhile to {_words(window.limit_cents)}. Save again to replace.",
+            )
+            for window in budget.windows
+            if window.period.name in changed
+            and _field(window.limit_cents).text != self.before.get(window.period.name, "")
+        }
+
+
+def _words(limit_cents: int | None) -> str:
+    return "no limit" if limit_cents is None else dollars(limit_cents)
+
+
+def read_typed(form: Mapping[str, str]) -> Typed:
+    """What a form says. Its button names the one period to save, or none of them: all."""
+    only = form.get("save", "")
+    names = [period.name for period in PERIODS if only in ("", period.name)]
+    return Typed(
+        {name: form[f"limit-{name}"] for name in names if f"limit-{name}" in form},
+        {name: form.get(f"was-{name}", "") for name in names},
+    )

@@ -1,0 +1,60 @@
+"""The parts of the pages that change, as they are sent: HTML by the id of the element it fills."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from gateway.web.admission import Admissions
+from gateway.web.page.templates import render
+from gateway.web.page.views import WorkspaceView
+
+Parts = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayView:
+    """Whether calls are checked; if not, since when and how many passed."""
+
+    is_skipping: bool
+    since: datetime | None
+    count: int
+    now: datetime
+
+
+def gateway_view(admissions: Admissions, *, is_database_away: bool) -> GatewayView:
+    """The gateway's own state, as far as this worker knows it."""
+    skipped, is_skipping = admissions.skipped, is_database_away or admissions.gate.is_open
+    count = 0 if is_skipping and skipped.is_over else skipped.count
+    return GatewayView(is_skipping, skipped.since, count, datetime.now(UTC))
+
+
+def gateway_parts(gateway: GatewayView) -> Parts:
+    """The line on top of every page."""
+    return {"gateway": render("gateway.html", gateway=gateway)}
+
+
+def row_parts(workspace: WorkspaceView) -> Parts:
+    """A workspace's row in the overview."""
+    html = render("overview_row.html", workspace=workspace)
+    return {f"row:{workspace.workspace.workspace_id}": html}
+
+
+def workspace_parts(workspace: WorkspaceView) -> Parts:
+    """All of a workspace's page that changes by itself."""
+    parts = {
+        "head": render("workspace_head.html", workspace=workspace),
+        "alerts": render("workspace_alerts.html", workspace=workspace),
+    }
+    for view in workspace.windows:
+        name, values = view.period.name, {"workspace": workspace, "view": view}
+        parts[f"figures-{name}"] = render("window_figures.html", **values)
+        parts[f"chart-{name}"] = render("chart.html", **values)
+        parts[f"table-{name}"] = render("chart_table.html", **values)
+        # No element: the script compares it with what stands in the field.
+        parts[f"was-{name}"] = view.typed_limit
+    return parts
+
+
+def removed_parts() -> Parts:
+    """A workspace that is gone."""
+    return {"alerts": render("workspace_removed.html")}
