@@ -24,6 +24,7 @@ from gateway.web.dispatch import CALL_ROUTE
 from gateway.web.metrics import Metrics
 from gateway.web.page import routes as page
 from gateway.web.page import sign_in
+from gateway.web.page.frame import SIGN_IN
 from gateway.web.page.live import Live
 from gateway.web.page.parts import PAGE_PARTS, PageParts
 from gateway.web.problems import answer_errors, end_connection
@@ -72,8 +73,8 @@ def add_routes(router: web.UrlDispatcher) -> None:
     get("/ui/workspaces/{id}", page.get_workspace_page)
     add("POST", "/ui/workspaces/{id}", page.post_workspace_page)
     get("/ui/workspaces/{id}/events", page.get_workspace_events)
-    get(sign_in.SIGN_IN, sign_in.get_sign_in)
-    add("POST", sign_in.SIGN_IN, sign_in.post_sign_in)
+    get(SIGN_IN, sign_in.get_sign_in)
+    add("POST", SIGN_IN, sign_in.post_sign_in)
     add("POST", "/ui/sign-out", sign_in.post_sign_out)
     get("/ui/assets/{version}/{name}", page.get_asset)
     for name in ("agent-card.json", "agent.json"):

@@ -34,6 +34,7 @@ def welcome(gateway: OwnGateway, joint: str) -> list[str]:
 def _addresses(gateway: OwnGateway) -> list[str]:
     url, place = gateway.url, gateway.place
     lines = [
+        f"  page     {url}/",
         f"  API      {url}",
         f"  metrics  {url}/metrics",
         f"  health   {url}/healthz  {url}/readyz",

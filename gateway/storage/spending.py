@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 
 from gateway.core.budget import Budget
 from gateway.core.periods import Period
@@ -47,13 +48,13 @@ class Spending:
                 PERIOD_NAMES,
                 PERIOD_LENGTHS,
                 bucket_count,
-                with_windows,
+                2 if with_windows else 1,
             ),
             self.timeout_s,
         )
         found: dict[str, dict[str, SpendSeries]] = {}
         for row in rows:
-            series = SpendSeries(tuple(row["bucket_cents"]), tuple(row["window_cents"] or ()))
+            series = _series(row["totals_cents"], bucket_count)
             found.setdefault(row["workspace_id"], {})[row["period_name"]] = series
         return dict(found)
 
@@ -75,3 +76,13 @@ class Spending:
             return {period: moment for period, moment in moments.items() if moment is not None}
 
         return await self.connections.run(operation, self.timeout_s) if budget.exceeded else {}
+
+
+def _series(totals_cents: Sequence[int], bucket_count: int) -> SpendSeries:
+    """Buckets from the running totals at their ends; windows where the totals reach that far."""
+    newest = totals_cents[-bucket_count - 1 :]
+    buckets = tuple(after - before for before, after in pairwise(newest))
+    # What stands one window before each of the newest, if that was asked for.
+    starts = totals_cents[1:-bucket_count]
+    windows = tuple(end - start for start, end in zip(starts, newest[1:], strict=False))
+    return SpendSeries(buckets, windows)

@@ -68,12 +68,14 @@ def draw(window: WindowSpend, series: SpendSeries, ends_at: datetime) -> Chart:
     limit_cents, step = window.limit_cents, WIDTH / len(series.bucket_cents)
     most_cents = max(1, limit_cents or 0, *series.window_cents)
     heights = [_upper_y(cents, most_cents) for cents in series.window_cents]
-    line = " ".join(f"{_x(number, step)},{y}" for number, y in enumerate(heights, start=1))
+    # What it held at its very start is not known; it is drawn as at the first bucket's end.
+    points = enumerate([heights[0], *heights])
+    line = " ".join(f"{_x(number, step)},{y}" for number, y in points)
     buckets = tuple(_buckets(window, series, ends_at))
     return Chart(
         buckets,
         line,
-        f"{_x(1, step)},{UPPER_BOTTOM} {line} {WIDTH},{UPPER_BOTTOM}",
+        f"0,{UPPER_BOTTOM} {line} {WIDTH},{UPPER_BOTTOM}",
         None if limit_cents is None else _upper_y(limit_cents, most_cents),
         tuple(_spans([bucket.is_refusing for bucket in buckets], step)),
         duration(window.period.length / len(buckets)),

@@ -1,8 +1,8 @@
 """The pages' addresses."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from functools import partial, wraps
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
@@ -12,18 +12,16 @@ from aiohttp import web
 from gateway.core.budget import Budget
 from gateway.core.errors import (
     Forbidden,
-    GatewayError,
     NotFound,
-    StorageUnavailable,
     Unauthorized,
 )
 from gateway.core.periods import PERIOD_BY_NAME, PERIODS
 from gateway.storage.registry import PageRequest
+from gateway.web.page.frame import as_page, frame, see_other
 from gateway.web.page.limits_form import Field, fields_of, read_typed
 from gateway.web.page.live import CHART_BUCKETS, ROW_BUCKETS, Subject, Viewer
 from gateway.web.page.parts import page_parts
-from gateway.web.page.shown import gateway_view
-from gateway.web.page.sign_in import SIGN_IN, read_form, see_other
+from gateway.web.page.sign_in import read_form
 from gateway.web.page.templates import (
     CONTENT_TYPES,
     PAGE_HEADERS,
@@ -44,8 +42,6 @@ from gateway.web.services import services
 from gateway.web.session import read_session
 from gateway.web.workspaces import workspace_id
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 PAGE_ROWS = 50
 PAGES_MAX = 1_000_000
 SEARCH_CHARACTERS_MAX = 128
@@ -58,24 +54,6 @@ IS_DRY_RUN_KNOWN = False
 STREAM_LIFETIME_S = 15 * 60
 STREAM_ALIVE_S = 15.0
 STREAM_WRITE_TIMEOUT_S = 10.0
-
-
-def as_page(handler: Handler) -> Handler:
-    """Show errors to people: as a page, or by asking who they are."""
-
-    @wraps(handler)
-    async def answer(request: web.Request) -> web.StreamResponse:
-        try:
-            return await handler(request)
-        except Unauthorized:
-            named = request.match_info.get("id")
-            return see_other(SIGN_IN + ("?" + urlencode({"workspace": named}) if named else ""))
-        except GatewayError as error:
-            shown = page("error.html", error.status, error=error, **_frame(request, error))
-            shown.headers.extend(error.headers)
-            return shown
-
-    return answer
 
 
 @as_page
@@ -97,7 +75,7 @@ async def get_overview(request: web.Request) -> web.StreamResponse:
         sorted_by=SORTS[overview.sort].label,
         address=partial(_overview_address, overview),
         events=f"/ui/events?{request.query_string}",
-        **_frame(request),
+        **frame(request),
     )
 
 
@@ -215,7 +193,7 @@ async def _workspace_page(
         can_preview=IS_DRY_RUN_KNOWN,
         changes=_changes_address(request, id_),
         events=f"/ui/workspaces/{id_}/events",
-        **_frame(request),
+        **frame(request),
     )
 
 
@@ -231,16 +209,6 @@ def _changes_address(request: web.Request, id_: str) -> str | None:
     """Where the history of limits is, if this gateway keeps one."""
     known = {resource.canonical for resource in request.app.router.resources()}
     return CHANGES_ROUTE.replace("{id}", id_) if CHANGES_ROUTE in known else None
-
-
-def _frame(request: web.Request, error: GatewayError | None = None) -> dict[str, Any]:
-    """What stands around every page."""
-    is_away = isinstance(error, StorageUnavailable)
-    admissions = services(request).admissions
-    return {
-        "gateway": gateway_view(admissions, is_database_away=is_away),
-        "is_signed_in": read_session(request) is not None and not services(request).access.is_open,
-    }
 
 
 async def get_overview_events(request: web.Request) -> web.StreamResponse:

@@ -10,6 +10,7 @@ from gateway.core.hops import public_origin
 from gateway.core.workspaces import is_workspace_id
 from gateway.web.forwarding import read_arrival
 from gateway.web.json_body import read_body
+from gateway.web.page.frame import SIGN_IN, as_page, see_other
 from gateway.web.page.parts import page_parts
 from gateway.web.page.templates import page
 from gateway.web.same_origin import require_same_origin
@@ -20,7 +21,6 @@ log = structlog.get_logger()
 
 FORM_BYTES_MAX = 16 * 1024
 FIELDS_MAX = 64
-SIGN_IN = "/ui/sign-in"
 
 
 async def get_sign_in(request: web.Request) -> web.Response:
@@ -31,6 +31,7 @@ async def get_sign_in(request: web.Request) -> web.Response:
     return _form(workspace_id if is_workspace_id(workspace_id) else "")
 
 
+@as_page
 async def post_sign_in(request: web.Request) -> web.Response:
     """Take a token and give a session for it."""
     require_same_origin(request)
@@ -54,6 +55,7 @@ async def post_sign_in(request: web.Request) -> web.Response:
     return answer
 
 
+@as_page
 async def post_sign_out(request: web.Request) -> web.Response:
     """Forget the session."""
     require_same_origin(request)
@@ -75,11 +77,6 @@ async def read_form(request: web.Request) -> dict[str, str]:
     except ValueError:
         raise BadRequest("The body must be a form.") from None
     return dict(pairs)
-
-
-def see_other(path: str) -> web.Response:
-    """Send the browser to another page of ours."""
-    return web.Response(status=303, headers={"Location": path, "Cache-Control": "no-store"})
 
 
 def _form(workspace_id: str, error: GatewayError | None = None) -> web.Response:

@@ -1,0 +1,51 @@
+"""What stands around every page, and what is shown in the place of one that cannot be."""
+
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any
+from urllib.parse import urlencode
+
+from aiohttp import web
+
+from gateway.core.errors import GatewayError, StorageUnavailable, Unauthorized
+from gateway.web.page.shown import gateway_view
+from gateway.web.page.templates import page
+from gateway.web.services import services
+from gateway.web.session import read_session
+
+SIGN_IN = "/ui/sign-in"
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def as_page(handler: Handler) -> Handler:
+    """Show errors to people: as a page, or by asking who they are."""
+
+    @wraps(handler)
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except Unauthorized:
+            named = request.match_info.get("id")
+            return see_other(SIGN_IN + ("?" + urlencode({"workspace": named}) if named else ""))
+        except GatewayError as error:
+            shown = page("error.html", error.status, error=error, **frame(request, error))
+            shown.headers.extend(error.headers)
+            return shown
+
+    return answer
+
+
+def frame(request: web.Request, error: GatewayError | None = None) -> dict[str, Any]:
+    """The gateway's own state, and whether somebody is signed in."""
+    is_away = isinstance(error, StorageUnavailable)
+    parts = services(request)
+    return {
+        "gateway": gateway_view(parts.admissions, is_database_away=is_away),
+        "is_signed_in": read_session(request) is not None and not parts.access.is_open,
+    }
+
+
+def see_other(path: str) -> web.Response:
+    """Send the browser to another page of ours."""
+    return web.Response(status=303, headers={"Location": path, "Cache-Control": "no-store"})
