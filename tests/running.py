@@ -14,6 +14,7 @@ from gateway.app import create_app
 from gateway.config import Config, load_config
 from gateway.storage.database import DatabaseSettings
 from gateway.storage.workspace_key import read_workspace_keys
+from gateway.web.page.parts import PAGE_PARTS, PageParts
 from gateway.web.services import SERVICES, Services
 from gateway.worker import create_runner
 
@@ -25,6 +26,7 @@ class Gateway:
     url: str
     services: Services
     client: aiohttp.ClientSession
+    page_parts: PageParts
 
     async def json(
         self, method: str, path: str, body: object = None, token: str | None = None
@@ -67,7 +69,7 @@ async def run_gateway(
     config = load_config(None, {"GATEWAY_DATABASE__DSN": dsn, **(environment or {})})
     app = create_app(config, await read_workspace_keys(DatabaseSettings(dsn)))
     async with serve(app, config) as url, aiohttp.ClientSession() as client:
-        yield Gateway(url, app[SERVICES], client)
+        yield Gateway(url, app[SERVICES], client, app[PAGE_PARTS])
 
 
 @asynccontextmanager

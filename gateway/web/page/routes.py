@@ -101,13 +101,14 @@ def _page_request(request: web.Request) -> tuple[PageRequest, int]:
     sort = query.get("sort", PERIODS[-1].name)
     column = SORTS.get(sort, SORTS[PERIODS[-1].name])
     period = PERIOD_BY_NAME.get(column.sort)
-    order = query.get("order", "desc" if column.is_descending_first else "asc")
+    order = query.get("order", "")
+    is_descending = order == "desc" if order in ("asc", "desc") else column.is_descending_first
     search = query.get("q", "").replace("\0", "").strip()[:SEARCH_CHARACTERS_MAX]
     number = _page_number(query.get("page", "1"))
     asked = PageRequest(
         "spend" if period else column.sort,
         period,
-        order == "desc",
+        is_descending,
         search or None,
         PAGE_ROWS,
         (number - 1) * PAGE_ROWS,

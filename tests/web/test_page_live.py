@@ -1,0 +1,94 @@
+"""What arrives while somebody looks at a page."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import aiohttp
+import pytest
+
+from gateway.web.page import live
+from tests.running import Agent, Gateway, until
+
+
+@dataclass
+class Watching:
+    """What a stream has said so far: the newest of each part."""
+
+    answer: aiohttp.ClientResponse
+    parts: dict[str, str] = field(default_factory=dict)
+    is_ended: bool = False
+
+    async def read(self) -> None:
+        """Keep the newest parts until the stream ends."""
+        async for line in self.answer.content:
+            if line.startswith(b"data: "):
+                self.parts.update(json.loads(line.removeprefix(b"data: ")))
+        self.is_ended = True
+
+    async def shows(self, name: str, text: str) -> None:
+        """Wait until a part has this text."""
+        await until(lambda: text in self.parts.get(name, ""))
+
+
+@asynccontextmanager
+async def watch(gateway: Gateway, path: str) -> AsyncIterator[Watching]:
+    """A reader of a stream."""
+    async with gateway.client.get(gateway.url + path) as answer:
+        assert (answer.status, answer.content_type) == (200, "text/event-stream")
+        watching = Watching(answer)
+        reading = asyncio.create_task(watching.read())
+        yield watching
+        reading.cancel()
+
+
+async def test_workspaces_page_hears_of_spend_and_of_limits(gateway: Gateway, agent: Agent) -> None:
+    token = await gateway.register("w", agent.url)
+    async with watch(gateway, "/ui/workspaces/w/events") as page:
+        await page.shows("figures-hourly", "no limit")
+        await gateway.limit("w", hourly=100)
+        await page.shows("was-hourly", "1")
+        await gateway.spend("w", 140, token)
+        await page.shows("alerts", "New calls are refused")
+        await page.shows("figures-hourly", "$1.40 of $1.00, over the limit")
+        await gateway.json("DELETE", "/workspaces/w")
+        await page.shows("alerts", "This workspace was removed")
+
+
+async def test_overview_hears_of_every_row_it_shows(gateway: Gateway, agent: Agent) -> None:
+    tokens = {name: await gateway.register(name, agent.url) for name in ("a", "b")}
+    async with watch(gateway, "/ui/events?sort=name") as page:
+        await page.shows("row:b", "$0.00")
+        await gateway.spend("b", 250, tokens["b"])
+        await page.shows("row:b", "$2.50")
+        assert set(page.parts) == {"gateway", "row:a", "row:b"}
+
+
+async def test_viewers_of_one_page_see_the_same(gateway: Gateway, agent: Agent) -> None:
+    await gateway.register("w", agent.url)
+    path = "/ui/workspaces/w/events"
+    async with watch(gateway, path) as first, watch(gateway, path) as second:
+        await first.shows("gateway", "Every call is checked")
+        await second.shows("gateway", "Every call is checked")
+        assert first.parts == second.parts
+
+
+async def test_viewers_are_few(
+    gateway: Gateway, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "VIEWERS_MAX", 1)
+    await gateway.register("w", agent.url)
+    path = "/ui/workspaces/w/events"
+    async with watch(gateway, path):
+        status, _ = await gateway.json("GET", path)
+        assert status == 503
+
+
+async def test_streams_end_when_the_gateway_stops(gateway: Gateway, agent: Agent) -> None:
+    await gateway.register("w", agent.url)
+    async with watch(gateway, "/ui/workspaces/w/events") as page:
+        await page.shows("gateway", "Every call is checked")
+        await gateway.page_parts.live.close()
+        await until(lambda: page.is_ended)
