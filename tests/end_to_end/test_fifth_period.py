@@ -1,4 +1,4 @@
-"""A fifth period is one line: the budget, the refusal and the metrics of a copy all have it."""
+"""A fifth period is one line: budget, refusal, page and metrics of a copy all have it."""
 
 import asyncio
 import os
@@ -112,6 +112,11 @@ async def test_fifth_period_is_one_line(copy: Path, dsn: str, agent: Agent) -> N
         status, history = await send(client, "GET", "/workspaces/w/spend?period=yearly")
         assert status == 200
         assert sum(bucket["spend"] for bucket in history["buckets"]) == 140
+
+        async with client.get("/ui/workspaces/w") as page:
+            text = await page.text()
+        assert 'data-period="yearly"' in text
+        assert "$1.40 of $1.00, over the limit" in text
 
         async with client.get("/metrics") as metrics:
             text = await metrics.text()

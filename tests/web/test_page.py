@@ -11,7 +11,7 @@ from gateway.core.periods import PERIODS
 from gateway.web.page.attempts import FAILURES_MAX
 from tests.running import Agent, Gateway, run_gateway
 
-ADMIN_TOKEN = "an-admin-token"  # noqa: S105
+ADMIN_TOKEN = "an-admin-token"
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 Answer = tuple[int, CIMultiDictProxy[str], str]
 

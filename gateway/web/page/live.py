@@ -100,6 +100,7 @@ class Live:
         if self._polling is not None:
             self._polling.cancel()
             await asyncio.wait({self._polling})
+            self._polling = None
 
     async def _poll(self) -> None:
         loop = asyncio.get_running_loop()
