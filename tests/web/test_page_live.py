@@ -63,7 +63,7 @@ async def test_overview_hears_of_every_row_it_shows(gateway: Gateway, agent: Age
         await page.shows("row:b", "$0.00")
         await gateway.spend("b", 250, tokens["b"])
         await page.shows("row:b", "$2.50")
-        assert set(page.parts) == {"gateway", "row:a", "row:b"}
+        assert set(page.parts) == {"gateway", "gateway-alert", "row:a", "row:b"}
 
 
 async def test_viewers_of_one_page_see_the_same(gateway: Gateway, agent: Agent) -> None:

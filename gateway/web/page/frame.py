@@ -29,7 +29,13 @@ def as_page(handler: Handler) -> Handler:
             named = request.match_info.get("id")
             return see_other(SIGN_IN + ("?" + urlencode({"workspace": named}) if named else ""))
         except GatewayError as error:
-            shown = page("error.html", error.status, error=error, **frame(request, error))
+            shown = page(
+                "error.html",
+                error.status,
+                error=error,
+                here=request.rel_url.path_qs,
+                **frame(request, error),
+            )
             shown.headers.extend(error.headers)
             return shown
 

@@ -20,6 +20,11 @@ class GatewayView:
     count: int
     now: datetime
 
+    @property
+    def alert(self) -> str:
+        """What is told aloud."""
+        return "Checks are being skipped." if self.is_skipping else ""
+
 
 def gateway_view(admissions: Admissions, *, is_database_away: bool) -> GatewayView:
     """The gateway's own state, as far as this worker knows it."""
@@ -30,7 +35,10 @@ def gateway_view(admissions: Admissions, *, is_database_away: bool) -> GatewayVi
 
 def gateway_parts(gateway: GatewayView) -> Parts:
     """The line on top of every page."""
-    return {"gateway": render("gateway.html", gateway=gateway)}
+    return {
+        "gateway": render("gateway.html", gateway=gateway),
+        "gateway-alert": gateway.alert,
+    }
 
 
 def row_parts(workspace: WorkspaceView) -> Parts:

@@ -10,7 +10,7 @@ from gateway.core.hops import public_origin
 from gateway.core.workspaces import is_workspace_id
 from gateway.web.forwarding import read_arrival
 from gateway.web.json_body import read_body
-from gateway.web.page.frame import SIGN_IN, as_page, see_other
+from gateway.web.page.frame import SIGN_IN, as_page, frame, see_other
 from gateway.web.page.parts import page_parts
 from gateway.web.page.templates import page
 from gateway.web.same_origin import require_same_origin
@@ -28,7 +28,7 @@ async def get_sign_in(request: web.Request) -> web.Response:
     if services(request).access.is_open:
         return see_other("/")
     workspace_id = request.query.get("workspace", "")
-    return _form(workspace_id if is_workspace_id(workspace_id) else "")
+    return _form(request, workspace_id if is_workspace_id(workspace_id) else "")
 
 
 @as_page
@@ -38,7 +38,7 @@ async def post_sign_in(request: web.Request) -> web.Response:
     form = await read_form(request)
     workspace_id, token = form.get("workspace", "").strip(), form.get("token", "").strip()
     if workspace_id and not is_workspace_id(workspace_id):
-        return _form("", BadRequest("This is no workspace's id."))
+        return _form(request, "", BadRequest("This is no workspace's id."))
     attempts, address = page_parts(request).attempts, _address(request)
     try:
         attempts.require_room(address)
@@ -46,9 +46,9 @@ async def post_sign_in(request: web.Request) -> web.Response:
     except Unauthorized as error:
         attempts.add_failure(address)
         log.warning("sign_in_failed")
-        return _form(workspace_id, error)
+        return _form(request, workspace_id, error)
     except GatewayError as error:
-        return _form(workspace_id, error)
+        return _form(request, workspace_id, error)
     log.info("signed_in", workspace_id=session.workspace_id)
     answer = see_other(f"/ui/workspaces/{workspace_id}" if workspace_id else "/")
     keep_session(answer, session, is_https=_is_https(request))
@@ -79,13 +79,15 @@ async def read_form(request: web.Request) -> dict[str, str]:
     return dict(pairs)
 
 
-def _form(workspace_id: str, error: GatewayError | None = None) -> web.Response:
+def _form(
+    request: web.Request, workspace_id: str, error: GatewayError | None = None
+) -> web.Response:
     answer = page(
         "sign_in.html",
         200 if error is None else error.status,
-        is_signed_in=False,
         id=workspace_id,
         error=None if error is None else error.detail,
+        **frame(request),
     )
     answer.headers.extend({} if error is None else error.headers)
     return answer

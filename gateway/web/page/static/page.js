@@ -99,7 +99,7 @@ function show(parts) {
     filled.innerHTML = text;
     writeInReadersWay(filled);
     // A reader is told of an alert again only if it says something else.
-    if (filled.textContent === place.textContent && name === "alerts") continue;
+    if (place.getAttribute("role") === "alert" && filled.textContent === place.textContent) continue;
     place.replaceChildren(...filled.childNodes);
     if (focused) place.querySelector(`[href="${CSS.escape(focused)}"]`)?.focus();
   }
