@@ -12,6 +12,9 @@ from datetime import timedelta
 # The rate is what was spent in this part of the window, its newest.
 RECENT_PART = 6
 
+# Times are compared as numbers of these: cents times a timedelta may be longer than any timedelta.
+_MICROSECOND = timedelta(microseconds=1)
+
 
 @dataclass(frozen=True, slots=True)
 class BurnRate:
@@ -23,7 +26,8 @@ class BurnRate:
     @property
     def cents_per_hour(self) -> int:
         """The same for an hour, rounded."""
-        return round(self.cents * timedelta(hours=1) / self.span)
+        span_us = self.span // _MICROSECOND
+        return (self.cents * (timedelta(hours=1) // _MICROSECOND) + span_us // 2) // span_us
 
 
 def burn_rate(bucket_cents: Sequence[int], length: timedelta) -> BurnRate:
@@ -37,16 +41,16 @@ def full_after(
     bucket_cents: Sequence[int], length: timedelta, limit_cents: int, rate: BurnRate
 ) -> timedelta | None:
     """How long until the window holds the limit at this rate; None if it never will."""
-    step = length / len(bucket_cents)
+    step_us, span_us = length // _MICROSECOND // len(bucket_cents), rate.span // _MICROSECOND
     inside_cents = sum(bucket_cents)
     if inside_cents >= limit_cents:
         return timedelta(0)
     if rate.cents == 0:
         return None
     for number, leaving_cents in enumerate(bucket_cents, start=1):
-        after = (limit_cents - inside_cents) * rate.span / rate.cents
-        if after <= step * number:
-            return after
+        after_us = (limit_cents - inside_cents) * span_us // rate.cents
+        if after_us <= step_us * number:
+            return timedelta(microseconds=after_us)
         inside_cents -= leaving_cents
     # All that was there has left: from now on as much leaves as comes.
     return None

@@ -23,6 +23,12 @@ def test_rate_is_what_the_newest_sixth_of_the_window_holds() -> None:
     assert rate.cents_per_hour == 300
 
 
+def test_amounts_of_any_size_have_a_rate_and_a_forecast() -> None:
+    rate = burn_rate(minutes(m1=10**12), HOUR)
+    assert rate.cents_per_hour == 6 * 10**12
+    assert full_after(minutes(m1=1), HOUR, 10**12, burn_rate(minutes(m1=1), HOUR)) is None
+
+
 def test_correction_does_not_make_a_rate_negative() -> None:
     assert burn_rate(minutes(m1=-30), HOUR).cents == 0
 
