@@ -41,7 +41,6 @@ async def take(browser: Browser, url: str, scheme: str, size: str, folder: Path)
         color_scheme="dark" if scheme == "dark" else "light",
         locale="en-US",
         timezone_id="UTC",
-        device_scale_factor=1.5,
     )
     page = await context.new_page()
     for name, path in PAGES.items():

@@ -22,8 +22,7 @@ from gateway.web.admission import Admissions
 from gateway.web.calls_under_way import CallsUnderWay
 from gateway.web.dispatch import CALL_ROUTE
 from gateway.web.metrics import Metrics
-from gateway.web.page import routes as page
-from gateway.web.page import sign_in
+from gateway.web.page import assets, overview, sign_in, workspace_page
 from gateway.web.page.frame import SIGN_IN
 from gateway.web.page.live import Live
 from gateway.web.page.parts import PAGE_PARTS, PageParts
@@ -68,15 +67,15 @@ def add_routes(router: web.UrlDispatcher) -> None:
     add("PATCH", "/workspaces/{id}/budget", workspaces.patch_budget)
     get("/workspaces/{id}/budget/changes", workspaces.list_budget_changes)
     get("/workspaces/{id}/spend", workspaces.get_spend)
-    get("/", page.get_overview)
-    get("/ui/events", page.get_overview_events)
-    get("/ui/workspaces/{id}", page.get_workspace_page)
-    add("POST", "/ui/workspaces/{id}", page.post_workspace_page)
-    get("/ui/workspaces/{id}/events", page.get_workspace_events)
+    get("/", overview.get_overview)
+    get("/ui/events", overview.get_overview_events)
+    get("/ui/workspaces/{id}", workspace_page.get_workspace_page)
+    add("POST", "/ui/workspaces/{id}", workspace_page.post_workspace_page)
+    get("/ui/workspaces/{id}/events", workspace_page.get_workspace_events)
     get(SIGN_IN, sign_in.get_sign_in)
     add("POST", SIGN_IN, sign_in.post_sign_in)
     add("POST", "/ui/sign-out", sign_in.post_sign_out)
-    get("/ui/assets/{version}/{name}", page.get_asset)
+    get("/ui/assets/{version}/{name}", assets.get_asset)
     for name in ("agent-card.json", "agent.json"):
         get(f"/workspaces/{{id}}/.well-known/{name}", proxy.proxy_call)
     add("*", "/workspaces/{id}/a2a", proxy.proxy_call, name=CALL_ROUTE)

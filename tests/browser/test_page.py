@@ -1,7 +1,7 @@
 """The Budget page in a real browser."""
 
 import re
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 import pytest
@@ -9,7 +9,7 @@ import pytest
 from gateway.core.money import dollars
 from gateway.core.periods import PERIODS
 from tests.browser.conftest import Tab, open_tab
-from tests.running import Agent, Gateway
+from tests.running import Agent, Gateway, run_gateway, until
 
 CALL = {"jsonrpc": "2.0", "id": 1, "method": "message/send", "params": {}}
 PATH = "/ui/workspaces/w"
@@ -207,3 +207,32 @@ async def test_lost_connection_is_said_and_mended(tab: Tab, agent: Agent) -> Non
     await tab.page.locator("#connection").wait_for(state="hidden", timeout=20_000)
     await tab.shows("#figures-hourly", "$1.40")
     tab.complaints.clear()  # the browser notes every failed attempt
+
+
+async def test_operator_signs_in_and_is_told_when_the_session_ends(
+    browser: Any, dsn: str, stack: AsyncExitStack
+) -> None:
+    environment = {"GATEWAY_AUTH__ADMIN_TOKENS": "an-admin-token"}
+    gateway = await stack.enter_async_context(run_gateway(dsn, environment))
+    async with aclosing(open_tab(browser, gateway)) as tabs:
+        tab = await anext(tabs)
+        page = tab.page
+        await page.goto(gateway.url)
+        assert await tab.violations() == []
+        await page.get_by_label("Token", exact=True).fill("wrong")
+        await page.get_by_role("button", name="Sign in").click()
+        await tab.shows(".notice", "This is no admin token")
+        await page.get_by_label("Token", exact=True).fill("an-admin-token")
+        await page.keyboard.press("Enter")
+        await tab.shows("h1", "Workspaces")
+        await tab.shows("#gateway", "Every call is checked.")
+        assert await page.evaluate("document.cookie") == ""
+
+        live = gateway.page_parts.live
+        await until(lambda: bool(live._viewers))
+        await page.context.clear_cookies()
+        await live.close()
+        live.is_closed = False
+        await tab.shows("#connection", "Signed out.")
+        await page.get_by_role("link", name="Sign in again").click()
+        await page.wait_for_url("**/ui/sign-in")

@@ -42,6 +42,11 @@ def render(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(values)
 
 
+def known_templates() -> list[str]:
+    """The names of all templates."""
+    return _environment().list_templates()
+
+
 def asset(name: str) -> bytes:
     """A file that the pages name. Raises KeyError for any other."""
     return _assets()[name]

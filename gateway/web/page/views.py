@@ -4,7 +4,7 @@ Amounts stay cents and moments stay moments, so that the reader's browser can wr
 own way.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -12,7 +12,7 @@ from enum import StrEnum
 from gateway.core.budget import Budget, WindowSpend
 from gateway.core.forecast import BurnRate, burn_rate, full_after
 from gateway.core.money import dollars, plain_dollars
-from gateway.core.periods import PERIODS, Period
+from gateway.core.periods import Period
 from gateway.core.words import duration
 from gateway.core.workspaces import Workspace
 from gateway.storage.registry import ListedWorkspace
@@ -225,49 +225,3 @@ def _workspace_state(workspace: Workspace, budget: Budget) -> State:
     if seen_at is None or budget.as_of - seen_at > SILENT_AFTER:
         states.add(State.SILENT)
     return next(state for state in State if state in states or state is State.OK)
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of the overview that sorts."""
-
-    sort: str
-    label: str
-    is_descending_first: bool = True
-
-
-COLUMNS = (
-    Column("name", "Workspace", is_descending_first=False),
-    Column("used", "State"),
-    *(Column(period.name, period.label.capitalize()) for period in PERIODS),
-)
-HEARTBEAT_COLUMN = Column("last_heartbeat_at", "Last heartbeat")
-SORTS = {column.sort: column for column in (*COLUMNS, HEARTBEAT_COLUMN)}
-
-
-@dataclass(frozen=True, slots=True)
-class OverviewView:
-    """A page of the overview, and how it was asked for."""
-
-    rows: Sequence[WorkspaceView]
-    total: int
-    sort: str
-    is_descending: bool
-    search: str
-    page: int
-    page_rows: int
-
-    @property
-    def last_page(self) -> int:
-        """The number of the last page, from 1."""
-        return max(1, -(-self.total // self.page_rows))
-
-    @property
-    def first_row(self) -> int:
-        """The number of the page's first row, from 1."""
-        return (self.page - 1) * self.page_rows + 1
-
-    @property
-    def last_row(self) -> int:
-        """The number of the page's last row."""
-        return self.first_row + len(self.rows) - 1

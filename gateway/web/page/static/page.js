@@ -73,7 +73,19 @@ function keepListening(address) {
       if (source.readyState !== EventSource.CLOSED) return;
       failures += 1;
       waiting = setTimeout(connect, Math.min(30_000, 1000 * 2 ** failures));
+      askWhoWeAre();
     };
+  };
+
+  // A page that leads elsewhere is one whose session has ended.
+  const askWhoWeAre = async () => {
+    const answer = await fetch(location.href, { redirect: "manual" }).catch(() => null);
+    if (answer?.type !== "opaqueredirect") return;
+    clearTimeout(waiting);
+    const link = document.createElement("a");
+    link.href = location.href;
+    link.textContent = "Sign in again";
+    words.replaceChildren("Signed out. ", link);
   };
 
   // Who does not look needs no news, and a browser has only a few connections for all its tabs.

@@ -1,0 +1,158 @@
+"""The overview: all workspaces in a table, searched, sorted and paged by its address."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from urllib.parse import urlencode
+
+from aiohttp import web
+
+from gateway.core.errors import Forbidden
+from gateway.core.periods import PERIOD_BY_NAME, PERIODS
+from gateway.storage.registry import PageRequest
+from gateway.web.page.frame import as_page, frame, see_other
+from gateway.web.page.live import ROW_BUCKETS, Subject
+from gateway.web.page.parts import page_parts
+from gateway.web.page.stream import stream_news
+from gateway.web.page.templates import page
+from gateway.web.page.views import WorkspaceView, workspace_view
+from gateway.web.services import services
+from gateway.web.session import read_session
+
+PAGE_ROWS = 50
+PAGES_MAX = 1_000_000
+SEARCH_CHARACTERS_MAX = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the overview that sorts."""
+
+    sort: str
+    label: str
+    is_descending_first: bool = True
+
+
+COLUMNS = (
+    Column("name", "Workspace", is_descending_first=False),
+    Column("used", "State"),
+    *(Column(period.name, period.label.capitalize()) for period in PERIODS),
+)
+HEARTBEAT_COLUMN = Column("last_heartbeat_at", "Last heartbeat")
+SORTS = {column.sort: column for column in (*COLUMNS, HEARTBEAT_COLUMN)}
+
+
+@dataclass(frozen=True, slots=True)
+class OverviewView:
+    """A page of the overview, and how it was asked for."""
+
+    rows: Sequence[WorkspaceView]
+    total: int
+    sort: str
+    is_descending: bool
+    search: str
+    page: int
+    page_rows: int
+
+    @property
+    def last_page(self) -> int:
+        """The number of the last page, from 1."""
+        return max(1, -(-self.total // self.page_rows))
+
+    @property
+    def first_row(self) -> int:
+        """The number of the page's first row, from 1."""
+        return (self.page - 1) * self.page_rows + 1
+
+    @property
+    def last_row(self) -> int:
+        """The number of the page's last row."""
+        return self.first_row + len(self.rows) - 1
+
+
+@as_page
+async def get_overview(request: web.Request) -> web.StreamResponse:
+    """All workspaces, the top spenders first."""
+    session = read_session(request)
+    try:
+        await services(request).access.require_operator(request)
+    except Forbidden:
+        if session is None or session.workspace_id is None:
+            raise
+        return see_other(f"/ui/workspaces/{session.workspace_id}")
+    overview = await _overview(request)
+    return page(
+        "overview.html",
+        overview=overview,
+        columns=COLUMNS,
+        heartbeat_column=HEARTBEAT_COLUMN,
+        sorted_by=SORTS[overview.sort].label,
+        address=partial(_overview_address, overview),
+        events=f"/ui/events?{request.query_string}",
+        **frame(request),
+    )
+
+
+async def _overview(request: web.Request) -> OverviewView:
+    asked, number = _page_request(request)
+    found, total = await services(request).registry.page(asked)
+    ids = [each.workspace.workspace_id for each in found]
+    series = await page_parts(request).spending.series(ids, ROW_BUCKETS) if ids else {}
+    rows = [
+        workspace_view(each, series[each.workspace.workspace_id])
+        for each in found
+        if each.workspace.workspace_id in series
+    ]
+    sort = asked.period.name if asked.period else asked.sort
+    return OverviewView(
+        rows, total, sort, asked.is_descending, asked.search or "", number, PAGE_ROWS
+    )
+
+
+def _page_request(request: web.Request) -> tuple[PageRequest, int]:
+    """What to list. An address that makes no sense is taken as far as it does."""
+    query = request.query
+    sort = query.get("sort", PERIODS[-1].name)
+    column = SORTS.get(sort, SORTS[PERIODS[-1].name])
+    period = PERIOD_BY_NAME.get(column.sort)
+    order = query.get("order", "")
+    is_descending = order == "desc" if order in ("asc", "desc") else column.is_descending_first
+    search = query.get("q", "").replace("\0", "").strip()[:SEARCH_CHARACTERS_MAX]
+    number = _page_number(query.get("page", "1"))
+    asked = PageRequest(
+        "spend" if period else column.sort,
+        period,
+        is_descending,
+        search or None,
+        PAGE_ROWS,
+        (number - 1) * PAGE_ROWS,
+    )
+    return asked, number
+
+
+def _page_number(text: str) -> int:
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(PAGES_MAX))
+    return min(max(int(text), 1), PAGES_MAX) if is_number else 1
+
+
+def _overview_address(overview: OverviewView, **changed: Any) -> str:
+    asked = {
+        "sort": overview.sort,
+        "is_descending": overview.is_descending,
+        "page": overview.page,
+        **changed,
+    }
+    query = {"sort": asked["sort"], "order": "desc" if asked["is_descending"] else "asc"}
+    query |= {"q": overview.search} if overview.search else {}
+    query |= {"page": str(asked["page"])} if asked["page"] > 1 else {}
+    return "/?" + urlencode(query)
+
+
+async def get_overview_events(request: web.Request) -> web.StreamResponse:
+    """The changes of a page of the overview, as they happen."""
+    await services(request).access.require_operator(request)
+    asked, _ = _page_request(request)
+    found, _ = await services(request).registry.page(asked)
+    ids = tuple(each.workspace.workspace_id for each in found)
+    return await stream_news(request, Subject(ids, is_overview=True))

@@ -1,0 +1,109 @@
+"""One workspace: its windows, the form for its limits, its history."""
+
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from gateway.core.budget import Budget
+from gateway.core.errors import Forbidden, Unauthorized
+from gateway.web.page.frame import as_page, frame, see_other
+from gateway.web.page.limits_form import Field, fields_of, read_typed
+from gateway.web.page.live import CHART_BUCKETS, Subject
+from gateway.web.page.parts import page_parts
+from gateway.web.page.sign_in import read_form
+from gateway.web.page.stream import stream_news
+from gateway.web.page.templates import page
+from gateway.web.page.views import WorkspaceView, workspace_view
+from gateway.web.same_origin import require_same_origin
+from gateway.web.services import services
+from gateway.web.workspaces import workspace_id
+
+CHANGES_ROUTE = "/workspaces/{id}/budget/changes"
+# Whether PATCH takes `?dry_run=true`. Before it does, trying a change would make it.
+IS_DRY_RUN_KNOWN = False
+
+
+@as_page
+async def get_workspace_page(request: web.Request) -> web.StreamResponse:
+    """One workspace: its windows, its limits, its history."""
+    await services(request).access.require_reader(request, workspace_id(request))
+    view, budget = await _workspace(request)
+    notice = {"kind": "ok", "text": "Saved."} if "saved" in request.query else None
+    return await _workspace_page(request, view, fields_of(budget), notice)
+
+
+@as_page
+async def post_workspace_page(request: web.Request) -> web.StreamResponse:
+    """Save what was typed; what is wrong is said beside its field."""
+    parts, workspace = services(request), workspace_id(request)
+    require_same_origin(request)
+    await parts.access.require_operator(request)
+    typed = read_typed(await read_form(request))
+    change, faulty = typed.change()
+    overtaken = typed.overtaken((await parts.budgets.read(workspace)).budget)
+    if change is not None and not overtaken:
+        if typed.changed:
+            await parts.budgets.change(workspace, change)
+        return see_other(f"/ui/workspaces/{workspace}?saved")
+    view, budget = await _workspace(request)
+    kept = {name: Field(text) for name, text in typed.texts.items()}
+    fields = {**fields_of(budget), **kept, **overtaken, **faulty}
+    notice = {"kind": "error", "text": "Nothing was saved."}
+    return await _workspace_page(request, view, fields, notice, 409 if not faulty else 400)
+
+
+async def _workspace(request: web.Request) -> tuple[WorkspaceView, Budget]:
+    """The view, and the budget it was made from."""
+    workspace, spending = workspace_id(request), page_parts(request).spending
+    listed = await services(request).registry.one(workspace)
+    id_ = listed.workspace.workspace_id
+    series = await spending.series([id_], CHART_BUCKETS, with_windows=True)
+    reached_at = await spending.reached_since(listed.budget.budget)
+    return workspace_view(listed, series[id_], reached_at), listed.budget.budget
+
+
+async def _workspace_page(
+    request: web.Request,
+    view: WorkspaceView,
+    fields: Mapping[str, Field],
+    notice: Mapping[str, str] | None,
+    status: int = 200,
+) -> web.Response:
+    id_ = view.workspace.workspace_id
+    return page(
+        "workspace.html",
+        status,
+        id=id_,
+        workspace=view,
+        fields=fields,
+        notice=notice,
+        is_operator=await _is_operator(request),
+        # What PATCH wants to see in If-Match; blank as long as it gives no ETag.
+        if_match="",
+        can_preview=IS_DRY_RUN_KNOWN,
+        changes=_changes_address(request, id_),
+        events=f"/ui/workspaces/{id_}/events",
+        **frame(request),
+    )
+
+
+async def _is_operator(request: web.Request) -> bool:
+    try:
+        await services(request).access.require_operator(request)
+    except (Unauthorized, Forbidden):
+        return False
+    return True
+
+
+def _changes_address(request: web.Request, id_: str) -> str | None:
+    """Where the history of limits is, if this gateway keeps one."""
+    known = {resource.canonical for resource in request.app.router.resources()}
+    return CHANGES_ROUTE.replace("{id}", id_) if CHANGES_ROUTE in known else None
+
+
+async def get_workspace_events(request: web.Request) -> web.StreamResponse:
+    """The changes of a workspace's page, as they happen."""
+    parts, workspace = services(request), workspace_id(request)
+    await parts.access.require_reader(request, workspace)
+    listed = await parts.registry.one(workspace)
+    return await stream_news(request, Subject((listed.workspace.workspace_id,), is_overview=False))
