@@ -148,3 +148,15 @@ async def test_signal_ends_a_gateway_that_still_waits_for_its_database(tmp_path:
     process.terminate()
     async with asyncio.timeout(5):
         assert await process.wait() == 0
+
+
+async def test_open_pages_do_not_hold_up_the_end(tmp_path: Path) -> None:
+    async with (
+        serving(tmp_path) as gateway,
+        aiohttp.ClientSession(gateway.url) as client,
+        client.get("/ui/events") as stream,
+    ):
+        assert (stream.status, stream.content_type) == (200, "text/event-stream")
+        await stream.content.readline()
+        # Calls under way would have 30 s to end, and the test waits for 20.
+        assert await gateway.stop() == 0
