@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from gateway.core.money import dollars
 from gateway.core.periods import PERIODS
@@ -236,3 +237,30 @@ async def test_operator_signs_in_and_is_told_when_the_session_ends(
         await tab.shows("#connection", "Signed out.")
         await page.get_by_role("link", name="Sign in again").click()
         await page.wait_for_url("**/ui/sign-in")
+
+
+async def test_link_on_another_site_finds_the_operator_signed_in(
+    browser: Any, dsn: str, agent: Agent, stack: AsyncExitStack
+) -> None:
+    environment = {"GATEWAY_AUTH__ADMIN_TOKENS": "an-admin-token"}
+    gateway = await stack.enter_async_context(run_gateway(dsn, environment))
+
+    async def link(_: web.Request) -> web.Response:
+        text = f'<a href="{gateway.url}/?q=x">Budgets</a>'
+        return web.Response(text=text, content_type="text/html")
+
+    agent.respond = link
+    # Another site than 127.0.0.1, though the same machine.
+    elsewhere = agent.url.replace("127.0.0.1", "localhost")
+    async with aclosing(open_tab(browser, gateway)) as tabs:
+        page = (await anext(tabs)).page
+        await page.goto(elsewhere)
+        await page.get_by_role("link").click()
+        await page.wait_for_url("**/ui/sign-in")
+        await page.get_by_label("Token", exact=True).fill("an-admin-token")
+        await page.keyboard.press("Enter")
+        await page.get_by_role("heading", name="Workspaces").wait_for()
+        await page.goto(elsewhere)
+        await page.get_by_role("link").click()
+        await page.get_by_role("heading", name="Workspaces").wait_for()
+        assert page.url == f"{gateway.url}/?q=x"

@@ -86,6 +86,12 @@ async def test_viewers_are_few(
         assert status == 503
 
 
+async def test_stream_has_no_head(gateway: Gateway, agent: Agent) -> None:
+    await gateway.register("w", agent.url)
+    for path in ("/ui/events", "/ui/workspaces/w/events"):
+        assert (await gateway.json("HEAD", path))[0] == 405
+
+
 async def test_streams_end_when_the_gateway_stops(gateway: Gateway, agent: Agent) -> None:
     await gateway.register("w", agent.url)
     async with watch(gateway, "/ui/workspaces/w/events") as page:

@@ -19,13 +19,19 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def as_page(handler: Handler) -> Handler:
-    """Show errors to people: as a page, or by asking who they are."""
+    """Show errors to people: as a page, or by asking who they are.
+
+    A link on another site comes without the session's cookie, which is SameSite=Strict. A page of
+    ours that asks again brings it.
+    """
 
     @wraps(handler)
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
             return await handler(request)
         except Unauthorized:
+            if request.headers.get("Sec-Fetch-Site") == "cross-site":
+                return page("again.html", here=request.rel_url.path_qs)
             named = request.match_info.get("id")
             return see_other(SIGN_IN + ("?" + urlencode({"workspace": named}) if named else ""))
         except GatewayError as error:
