@@ -103,6 +103,13 @@ async def raise_limit(command: str) -> int:
         return answer.status
 
 
+async def read(url: str) -> str:
+    """The text at an address."""
+    async with aiohttp.ClientSession() as client, client.get(url) as answer:
+        assert answer.status == 200
+        return await answer.text()
+
+
 async def test_demo_shows_a_runaway_stopped_and_let_through_again_by_the_printed_curl(
     tmp_path: Path,
 ) -> None:
@@ -115,6 +122,9 @@ async def test_demo_shows_a_runaway_stopped_and_let_through_again_by_the_printed
             REFUSAL_TIMEOUT_S,
         )
         await demo.prints(r"summary: runaway coder is .* monthly \$191\.\d\d of \$500\.00")
+
+        address = await demo.prints(r"page +(\S+)")
+        assert "runaway coder" in await read(address[1])
 
         refused_at = len(demo.lines)
         command = await demo.prints(r"curl -X PATCH .*")
