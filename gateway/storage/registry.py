@@ -36,7 +36,7 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """Which workspaces to list: sorted by spend in `period` if given, else by the column.
+    """Which workspaces to list: sorted by spend in `period` or `span` if given, else by the column.
 
     `used` sorts by the largest part of a limit that is spent.
     """
@@ -47,6 +47,7 @@ class PageRequest:
     search: str | None = None
     limit: int = 50
     offset: int = 0
+    span: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class Registry:
 
         async def operation(connection: Connection) -> tuple[list[ListedWorkspace], int]:
             count = await connection.fetchval(query("workspace_count"), request.search)
-            length = request.period.length if request.period else timedelta(0)
+            length = request.period.length if request.period else request.span or timedelta(0)
             rows = await connection.fetch(
                 query("workspace_page"),
                 request.sort,

@@ -75,6 +75,7 @@ async def test_overview_shows_the_top_spenders_first(gateway: Gateway, agent: Ag
         ("sort=name&order=desc", ["c", "b", "a-b"]),
         ("sort=used", ["c", "b", "a-b"]),  # a limit of 0 comes before any other
         ("sort=hourly&order=asc", ["c", "b", "a-b"]),
+        ("sort=rate", ["a-b", "b", "c"]),
         ("q=B", ["a-b", "b"]),
         ("q=nothing", []),
         ("sort=nonsense&page=x&order=up", ["a-b", "b", "c"]),

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from gateway.core.errors import Forbidden
+from gateway.core.forecast import RECENT_PART
 from gateway.core.periods import PERIOD_BY_NAME, PERIODS
 from gateway.storage.registry import PageRequest
 from gateway.web.page.frame import as_page, frame, see_other
@@ -39,8 +40,11 @@ COLUMNS = (
     Column("used", "State"),
     *(Column(period.name, period.label.capitalize()) for period in PERIODS),
 )
+RATE_COLUMN = Column("rate", "Burn rate")
 HEARTBEAT_COLUMN = Column("last_heartbeat_at", "Last heartbeat")
-SORTS = {column.sort: column for column in (*COLUMNS, HEARTBEAT_COLUMN)}
+SORTS = {column.sort: column for column in (*COLUMNS, RATE_COLUMN, HEARTBEAT_COLUMN)}
+# The shown rate is the shortest period's, and that is what was spent in this time.
+RATE_SPAN = PERIODS[0].length / RECENT_PART
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,7 @@ async def get_overview(request: web.Request) -> web.StreamResponse:
         "overview.html",
         overview=overview,
         columns=COLUMNS,
+        rate_column=RATE_COLUMN,
         heartbeat_column=HEARTBEAT_COLUMN,
         sorted_by=SORTS[overview.sort].label,
         address=partial(_overview_address, overview),
@@ -104,7 +109,7 @@ async def _overview(request: web.Request) -> OverviewView:
         for each in found
         if each.workspace.workspace_id in series
     ]
-    sort = asked.period.name if asked.period else asked.sort
+    sort = _column(request).sort
     return OverviewView(
         rows, total, sort, asked.is_descending, asked.search or "", number, PAGE_ROWS
     )
@@ -113,22 +118,27 @@ async def _overview(request: web.Request) -> OverviewView:
 def _page_request(request: web.Request) -> tuple[PageRequest, int]:
     """What to list. An address that makes no sense is taken as far as it does."""
     query = request.query
-    sort = query.get("sort", PERIODS[-1].name)
-    column = SORTS.get(sort, SORTS[PERIODS[-1].name])
+    column = _column(request)
     period = PERIOD_BY_NAME.get(column.sort)
     order = query.get("order", "")
     is_descending = order == "desc" if order in ("asc", "desc") else column.is_descending_first
     search = query.get("q", "").replace("\0", "").strip()[:SEARCH_CHARACTERS_MAX]
     number = _page_number(query.get("page", "1"))
     asked = PageRequest(
-        "spend" if period else column.sort,
+        "spend" if period or column is RATE_COLUMN else column.sort,
         period,
         is_descending,
         search or None,
         PAGE_ROWS,
         (number - 1) * PAGE_ROWS,
+        RATE_SPAN,
     )
     return asked, number
+
+
+def _column(request: web.Request) -> Column:
+    top_spenders = PERIODS[-1].name
+    return SORTS.get(request.query.get("sort", top_spenders), SORTS[top_spenders])
 
 
 def _page_number(text: str) -> int:
