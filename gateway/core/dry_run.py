@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from gateway.core.budget import Budget, WindowSpend, budget_document, timestamp
-from gateway.core.denial import dollars
+from gateway.core.money import dollars
 
 # How far back it is asked what a limit would have refused.
 REPLAYED = timedelta(days=30)

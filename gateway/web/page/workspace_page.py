@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from gateway.core.budget import Budget
-from gateway.core.errors import Forbidden, Unauthorized
+from gateway.core.budget_changes import limits_etag
+from gateway.core.errors import Forbidden, PreconditionFailed, Unauthorized
 from gateway.web.page.frame import as_page, frame, see_other
 from gateway.web.page.limits_form import Field, fields_of, read_typed
 from gateway.web.page.live import CHART_BUCKETS, Subject
@@ -19,8 +20,6 @@ from gateway.web.services import services
 from gateway.web.workspaces import workspace_id
 
 CHANGES_ROUTE = "/workspaces/{id}/budget/changes"
-# Whether PATCH takes `?dry_run=true`. Before it does, trying a change would make it.
-IS_DRY_RUN_KNOWN = False
 
 
 @as_page
@@ -37,14 +36,18 @@ async def post_workspace_page(request: web.Request) -> web.StreamResponse:
     """Save what was typed; what is wrong is said beside its field."""
     parts, workspace = services(request), workspace_id(request)
     require_same_origin(request)
-    await parts.access.require_operator(request)
+    operator = await parts.access.require_operator(request)
     typed = read_typed(await read_form(request))
     change, faulty = typed.change()
-    overtaken = typed.overtaken((await parts.budgets.read(workspace)).budget)
+    seen = (await parts.budgets.read(workspace)).budget
+    overtaken = typed.overtaken(seen)
     if change is not None and not overtaken:
-        if typed.changed:
-            await parts.budgets.change(workspace, change)
-        return see_other(f"/ui/workspaces/{workspace}?saved")
+        try:
+            # Nobody may have changed them since they were looked at, a moment ago.
+            await parts.budgets.change(workspace, change, operator, [limits_etag(seen.limits)])
+            return see_other(f"/ui/workspaces/{workspace}?saved")
+        except PreconditionFailed:
+            overtaken = typed.overtaken((await parts.budgets.read(workspace)).budget)
     view, budget = await _workspace(request)
     kept = {name: Field(text) for name, text in typed.texts.items()}
     fields = {**fields_of(budget), **kept, **overtaken, **faulty}
@@ -78,10 +81,7 @@ async def _workspace_page(
         fields=fields,
         notice=notice,
         is_operator=await _is_operator(request),
-        # What PATCH wants to see in If-Match; blank as long as it gives no ETag.
-        if_match="",
-        can_preview=IS_DRY_RUN_KNOWN,
-        changes=_changes_address(request, id_),
+        changes=CHANGES_ROUTE.replace("{id}", id_),
         events=f"/ui/workspaces/{id_}/events",
         **frame(request),
     )
@@ -93,12 +93,6 @@ async def _is_operator(request: web.Request) -> bool:
     except (Unauthorized, Forbidden):
         return False
     return True
-
-
-def _changes_address(request: web.Request, id_: str) -> str | None:
-    """Where the history of limits is, if this gateway keeps one."""
-    known = {resource.canonical for resource in request.app.router.resources()}
-    return CHANGES_ROUTE.replace("{id}", id_) if CHANGES_ROUTE in known else None
 
 
 async def get_workspace_events(request: web.Request) -> web.StreamResponse:

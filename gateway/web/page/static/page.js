@@ -129,6 +129,7 @@ function row(element) {
   const self = {
     name,
     input,
+    get before() { return before.value; },
     get isDirty() { return input.value.trim() !== before.value; },
     get cents() { return readDollars(input.value); },
     // What the server has now. A field that somebody works on is left alone.
@@ -201,56 +202,85 @@ async function save(wanted) {
     (unreadable[0] ?? overtaken[0])?.input.focus();
     return;
   }
-  const answer = await change(changed, form.dataset.api).catch(() => null);
+  const seen = await fetch(form.dataset.api).catch(() => null);
+  const limits = seen?.ok ? (await seen.json()).budget_limits : {};
+  const meanwhile = seen?.ok ? changed.filter((each) => plainDollars(limits[each.name]) !== each.before) : [];
+  for (const each of meanwhile) { each.now = plainDollars(limits[each.name]); each.tellOvertaken(); }
+  if (meanwhile.length) { meanwhile[0].input.focus(); return; }
+  // Nobody may have changed them since they were looked at, a moment ago.
+  const answer = await change(changed, form.dataset.api, seen?.headers.get("ETag")).catch(() => null);
   if (answer?.ok) {
     const budget = await answer.json();
-    keepTag(answer);
     for (const each of changed) each.saved(plainDollars(budget.budget_limits[each.name]));
     said.textContent = "Saved.";
     document.querySelector(".notice")?.remove();
+    showChanges();
     return;
   }
   const problem = answer ? await answer.json().catch(() => null) : null;
   for (const each of changed) each.fail(problem?.detail ?? "The gateway did not answer. Nothing was saved.");
 }
 
-function change(changed, address) {
+function change(changed, address, tag) {
   const limits = Object.fromEntries(changed.map((each) => [each.name, each.cents]));
   const headers = { "Content-Type": "application/json" };
-  if (form.elements.if_match.value) headers["If-Match"] = form.elements.if_match.value;
+  if (tag) headers["If-Match"] = tag;
   return fetch(address, { method: "PATCH", headers, body: JSON.stringify({ budget_limits: limits }) });
 }
 
-function keepTag(answer) {
-  const tag = answer.headers.get("ETag");
-  if (tag && form.elements.if_match.value) form.elements.if_match.value = tag;
-}
-
-// What a limit would do, where the server can tell without doing it.
+// What a limit would have done, before it is saved.
 let trying = 0;
 function preview(each) {
   clearTimeout(trying);
-  if (!form.dataset.preview || !each.isDirty || each.cents === undefined) return;
+  if (!each.isDirty || !Number.isInteger(each.cents)) return;
   trying = setTimeout(async () => {
+    const cents = each.cents;
     const answer = await change([each], `${form.dataset.api}?dry_run=true`).catch(() => null);
-    const budget = answer?.ok ? await answer.json() : null;
-    if (!budget?.dry_run || !each.isDirty) return;
-    const isRefusing = Object.values(budget.periods).some((period) => period.exceeded);
-    each.input.closest(".limit").querySelector(".meaning").textContent =
-      isRefusing ? "New calls would be refused" : "New calls would pass";
+    const tried = answer?.ok ? (await answer.json()).dry_run : null;
+    if (!tried || !each.isDirty || each.cents !== cents) return;
+    const said = [cents === 0 ? "Blocks every call." : "", inWords(tried.periods[each.name]), ...tried.notices.map((notice) => notice.detail)];
+    each.input.closest(".limit").querySelector(".meaning").textContent = said.filter(Boolean).join(" ");
   }, 300);
 }
 
+function inWords(replay) {
+  if (!replay) return "";
+  if (replay.refused_stretches === null) return "This ledger is too large to tell what it would have refused.";
+  if (replay.refused_stretches === 0) return "In the last 30 days it would have refused nothing.";
+  const times = replay.refused_stretches === 1 ? "once" : `${replay.refused_stretches} times`;
+  return `In the last 30 days it would have refused calls ${times}, for ${duration(replay.refused_seconds)} in all.`;
+}
+
+function duration(seconds) {
+  const parts = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
+  const first = parts.findIndex(([, length]) => seconds >= length);
+  if (first < 0) return "less than a second";
+  let left = Math.round(seconds);
+  return parts.slice(first, first + 2).map(([unit, length]) => {
+    const count = Math.floor(left / length);
+    left -= count * length;
+    return count ? `${count} ${unit}` : "";
+  }).filter(Boolean).join(" ");
+}
+
 async function showChanges() {
-  const answer = await fetch(changes.dataset.source).catch(() => null);
-  const found = answer?.ok ? (await answer.json()).changes ?? [] : [];
+  const answer = await fetch(`${changes.dataset.source}?limit=20`).catch(() => null);
+  const found = answer?.ok ? (await answer.json()).changes : [];
   changes.hidden = !found.length;
   changes.querySelector("ol").replaceChildren(...found.map((each) => {
     const item = document.createElement("li");
     const when = document.createElement("time");
-    when.dateTime = each.changed_at ?? each.at ?? "";
-    item.append(when, ` ${each.by ?? each.changed_by ?? ""} ${each.reason ?? ""}`);
+    when.dateTime = each.changed_at;
+    const words = whatChanged(each.limits_before, each.limits_after);
+    item.append(when, ` ${each.changed_by}: ${words}${each.reason ? ` (${each.reason})` : ""}`);
     return item;
   }));
   writeInReadersWay(changes);
+}
+
+function whatChanged(before, after) {
+  const names = [...new Set([...Object.keys(before), ...Object.keys(after)])];
+  const limit = (cents) => (cents === undefined ? "no limit" : `$${plainDollars(cents)}`);
+  return names.filter((name) => before[name] !== after[name])
+    .map((name) => `${name} ${limit(before[name])} → ${limit(after[name])}`).join(", ");
 }
