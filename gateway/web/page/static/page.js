@@ -251,18 +251,6 @@ function inWords(replay) {
   return `In the last 30 days it would have refused calls ${times}, for ${duration(replay.refused_seconds)} in all.`;
 }
 
-function duration(seconds) {
-  const parts = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
-  const first = parts.findIndex(([, length]) => seconds >= length);
-  if (first < 0) return "less than a second";
-  let left = Math.round(seconds);
-  return parts.slice(first, first + 2).map(([unit, length]) => {
-    const count = Math.floor(left / length);
-    left -= count * length;
-    return count ? `${count} ${unit}` : "";
-  }).filter(Boolean).join(" ");
-}
-
 async function showChanges() {
   const answer = await fetch(`${changes.dataset.source}?limit=20`).catch(() => null);
   const found = answer?.ok ? (await answer.json()).changes : [];
