@@ -106,7 +106,7 @@ def create_services(config: Config, keys: WorkspaceKeys) -> Services:
         Budgets(operators, keys, timeout_s),
         DryRuns(operators, keys, timeout_s),
         Registry(operators, keys, timeout_s),
-        Access(admins, Tokens(operators, keys, timeout_s)),
+        Access(admins, Tokens(operators, keys, timeout_s), config.server.public_host),
         Admissions(gate, metrics),
         CallsUnderWay(config.proxy.calls_max, config.proxy.calls_per_workspace_max),
         Upstream(upstream_settings(config)),

@@ -92,6 +92,11 @@ class Server(Section):
         return _as_networks(self.trusted_proxies)
 
     @property
+    def public_host(self) -> str | None:
+        """The name that people call the gateway by, where one is configured."""
+        return self.public_url.host if self.public_url else None
+
+    @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the gateway."""
         if self.host == "localhost":

@@ -18,7 +18,7 @@ from gateway.core.errors import Forbidden, Unauthorized, UnknownWorkspace
 from gateway.core.operators import ANYONE
 from gateway.storage.registry import Credentials
 from gateway.storage.tokens import Tokens, holds_token
-from gateway.web.same_origin import require_same_origin
+from gateway.web.same_origin import require_own_name, require_same_origin
 from gateway.web.session import Session, new_session, read_session
 
 
@@ -52,6 +52,8 @@ class Access:
 
     operators: Sequence[Operator]
     tokens: Tokens
+    # By which people know us, beside addresses of this machine.
+    public_host: str | None = None
 
     @property
     def is_open(self) -> bool:
@@ -60,6 +62,8 @@ class Access:
 
     def credentials(self, request: web.Request) -> Credentials:
         """Who asks to register."""
+        if self.is_open:
+            self._require_own_site(request)
         presented = bearer_sha256(request)
         return Credentials(presented, self._name(presented) is not None, self.is_open)
 
@@ -69,6 +73,8 @@ class Access:
         name = self._name(presented)
         if name is not None:
             return name
+        if self.is_open:
+            self._require_own_site(request)
         if self.is_open and presented is None:
             return ANYONE
         if presented is None:
@@ -86,6 +92,11 @@ class Access:
         if is_candidate and holds_token(presented, await self.tokens.live(workspace_id)):
             return
         await self.require_operator(request)
+
+    def _require_own_site(self, request: web.Request) -> None:
+        """Where anybody is an operator, the pages that somebody else's browser shows are not."""
+        require_same_origin(request)
+        require_own_name(request, self.public_host)
 
     async def presented(self, request: web.Request) -> bytes | None:
         """The SHA-256 of the token that a request shows, or that its session was signed in with."""
