@@ -8,6 +8,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gateway.core.networks import Network, is_in, read_address
+
 Fields = Sequence[tuple[str, str]]
 
 # What a caller says of the way is the gateway's to say.
@@ -81,6 +83,32 @@ def public_origin(received: Fields, hop: Hop) -> PublicOrigin:
     scheme = schemes[0] if schemes and schemes[0] in ("http", "https") else hop.scheme
     host = hosts[0] if hosts and _HOST.fullmatch(hosts[0]) else hop.host
     return PublicOrigin(scheme, host)
+
+
+def caller_address(received: Fields, peer: str, trusted: Sequence[Network]) -> str:
+    """Whose address the call came from, as far as trusted proxies say it one after another.
+
+    Each says who opened the connection to it. What stands before the first that is not trusted, or
+    is no address, anybody may have written.
+    """
+    nearest = peer
+    for named in reversed(_listed(received, "x-forwarded-for")):
+        if not _is_trusted(nearest, trusted) or not _is_address(named):
+            break
+        nearest = named
+    return nearest
+
+
+def _is_trusted(address: str, trusted: Sequence[Network]) -> bool:
+    return _is_address(address) and is_in(read_address(address), trusted)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        read_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _forwarded(hop: Hop) -> str:

@@ -1,8 +1,17 @@
 """Via, Forwarded and the X-Forwarded fields."""
 
+from ipaddress import ip_network
+
 import pytest
 
-from gateway.core.hops import Hop, PublicOrigin, fields_of_the_way, has_passed, public_origin
+from gateway.core.hops import (
+    Hop,
+    PublicOrigin,
+    caller_address,
+    fields_of_the_way,
+    has_passed,
+    public_origin,
+)
 
 STRANGER = Hop("203.0.113.9", "http", "agents.example:8080", "1.1", is_trusted=False)
 OWN_PROXY = Hop("10.0.0.2", "http", "gateway:8080", "1.1", is_trusted=True)
@@ -83,3 +92,23 @@ def test_public_origin_is_what_the_outermost_trusted_proxy_was_called_by(
     said: list[tuple[str, str]], origin: PublicOrigin
 ) -> None:
     assert public_origin(said, OWN_PROXY) == origin
+
+
+@pytest.mark.parametrize(
+    ("peer", "said", "address"),
+    [
+        ("1.2.3.4", ["9.9.9.9"], "1.2.3.4"),  # a stranger's word
+        ("10.0.0.1", [], "10.0.0.1"),  # our proxy asks for itself
+        ("10.0.0.1", ["9.9.9.9, 1.2.3.4"], "1.2.3.4"),
+        ("10.0.0.1", ["9.9.9.9", "1.2.3.4"], "1.2.3.4"),  # in a field of its own
+        ("10.0.0.1", ["9.9.9.9, 1.2.3.4, 10.0.0.2"], "1.2.3.4"),  # through two of ours
+        ("10.0.0.1", ["10.0.0.2"], "10.0.0.2"),
+        ("10.0.0.1", ["1.2.3.4, unknown"], "10.0.0.1"),  # no address
+        ("unknown", ["1.2.3.4"], "unknown"),  # a unix socket has no peer
+    ],
+)
+def test_caller_is_whom_the_last_proxy_in_a_row_of_ours_names(
+    peer: str, said: list[str], address: str
+) -> None:
+    received = [("X-Forwarded-For", value) for value in said]
+    assert caller_address(received, peer, [ip_network("10.0.0.0/8")]) == address

@@ -5,8 +5,14 @@ from urllib.parse import parse_qsl
 import structlog
 from aiohttp import web
 
-from gateway.core.errors import BadRequest, GatewayError, Unauthorized
-from gateway.core.hops import public_origin
+from gateway.core.errors import (
+    BadRequest,
+    GatewayError,
+    StorageUnavailable,
+    TooManyRequests,
+    Unauthorized,
+)
+from gateway.core.hops import caller_address, public_origin
 from gateway.core.workspaces import is_workspace_id
 from gateway.web.forwarding import read_arrival
 from gateway.web.json_body import read_body
@@ -41,14 +47,17 @@ async def post_sign_in(request: web.Request) -> web.Response:
         return _form(request, "", BadRequest("This is no workspace's id."))
     attempts, address = page_parts(request).attempts, _address(request)
     try:
-        attempts.require_room(address)
+        attempts.begin(address)
         session = await services(request).access.sign_in(token, workspace_id or None)
     except Unauthorized as error:
-        attempts.add_failure(address)
-        log.warning("sign_in_failed")
+        log.warning("sign_in_failed", address=address)
         return _form(request, workspace_id, error)
-    except GatewayError as error:
+    except StorageUnavailable as error:
+        attempts.forgive(address)
         return _form(request, workspace_id, error)
+    except TooManyRequests as error:
+        return _form(request, workspace_id, error)
+    attempts.forgive(address)
     log.info("signed_in", workspace_id=session.workspace_id)
     answer = see_other(f"/ui/workspaces/{workspace_id}" if workspace_id else "/")
     keep_session(answer, session, is_https=_is_https(request))
@@ -94,13 +103,10 @@ def _form(
 
 
 def _address(request: web.Request) -> str:
-    """Who tries: what our own proxies say, if it came through one."""
+    """Who tries, as far as our own proxies vouch for it."""
     trusted = services(request).config.server.trusted_networks
     arrival = read_arrival(request, trusted)
-    if not arrival.hop.is_trusted:
-        return request.remote or ""
-    named = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
-    return named or request.remote or ""
+    return caller_address(arrival.fields, arrival.hop.peer, trusted)
 
 
 def _is_https(request: web.Request) -> bool:
