@@ -207,6 +207,11 @@ async def test_stranger_is_sent_to_sign_in(guarded: Gateway, agent: Agent) -> No
         assert (await get(guarded, path))[0] == 401
 
 
+async def test_page_that_was_asked_for_is_what_a_link_goes_on_to(guarded: Gateway) -> None:
+    _, _, text = await get(guarded, "/?q=R%26D%23", Sec_Fetch_Site="cross-site")
+    assert text.count("/?q=R%26D%23") == 2
+
+
 async def test_operator_signs_in_with_a_cookie_that_no_script_and_no_site_gets(
     guarded: Gateway,
 ) -> None:

@@ -1,7 +1,9 @@
 """What arrives while somebody looks at a page."""
 
 import asyncio
+import html
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,7 +12,9 @@ import aiohttp
 import pytest
 
 from gateway.web.page import live
+from gateway.web.page.overview import PAGE_ROWS
 from tests.running import Agent, Gateway, until
+from tests.web.test_page import get
 
 
 @dataclass
@@ -59,11 +63,32 @@ async def test_workspaces_page_hears_of_spend_and_of_limits(gateway: Gateway, ag
 
 async def test_overview_hears_of_every_row_it_shows(gateway: Gateway, agent: Agent) -> None:
     tokens = {name: await gateway.register(name, agent.url) for name in ("a", "b")}
-    async with watch(gateway, "/ui/events?sort=name") as page:
+    async with watch(gateway, "/ui/events?id=a&id=b") as page:
         await page.shows("row:b", "$0.00")
         await gateway.spend("b", 250, tokens["b"])
         await page.shows("row:b", "$2.50")
         assert set(page.parts) == {"gateway", "gateway-alert", "row:a", "row:b"}
+
+
+async def test_overview_listens_to_the_rows_that_it_shows(gateway: Gateway, agent: Agent) -> None:
+    for number in range(PAGE_ROWS + 5):
+        # As long as ids may be: the address must have room for a page of them.
+        await gateway.register(f"{number:0128}", agent.url)
+    _, _, text = await get(gateway, "/?sort=name&q=0")
+    rows = re.findall(r'id="row:(\d+)"', text)
+    assert len(rows) == PAGE_ROWS
+    (events,) = re.findall(r'data-events="([^"]+)"', text)
+    async with watch(gateway, html.unescape(events)) as page:
+        await page.shows(f"row:{rows[-1]}", "$0.00")
+        assert {name for name in page.parts if name.startswith("row:")} == {
+            f"row:{id_}" for id_ in rows
+        }
+
+
+async def test_stream_of_rows_is_of_a_page_at_most(gateway: Gateway) -> None:
+    too_many = "&".join(["id=a"] * (PAGE_ROWS + 1))
+    assert (await gateway.json("GET", f"/ui/events?{too_many}"))[0] == 400
+    assert (await gateway.json("GET", "/ui/events?id=%3Cb%3E"))[0] == 404
 
 
 async def test_viewers_of_one_page_see_the_same(gateway: Gateway, agent: Agent) -> None:

@@ -31,7 +31,7 @@ def as_page(handler: Handler) -> Handler:
             return await handler(request)
         except Unauthorized:
             if request.headers.get("Sec-Fetch-Site") == "cross-site":
-                return page("again.html", here=request.rel_url.path_qs)
+                return page("again.html", here=request.rel_url.raw_path_qs)
             named = request.match_info.get("id")
             return see_other(SIGN_IN + ("?" + urlencode({"workspace": named}) if named else ""))
         except GatewayError as error:
@@ -39,7 +39,7 @@ def as_page(handler: Handler) -> Handler:
                 "error.html",
                 error.status,
                 error=error,
-                here=request.rel_url.path_qs,
+                here=request.rel_url.raw_path_qs,
                 **frame(request, error),
             )
             shown.headers.extend(error.headers)

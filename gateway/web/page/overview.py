@@ -8,9 +8,10 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from gateway.core.errors import Forbidden
+from gateway.core.errors import BadRequest, Forbidden, UnknownWorkspace
 from gateway.core.forecast import RECENT_PART
 from gateway.core.periods import PERIOD_BY_NAME, PERIODS
+from gateway.core.workspaces import is_workspace_id
 from gateway.storage.registry import PageRequest
 from gateway.web.page.frame import as_page, frame, see_other
 from gateway.web.page.live import ROW_BUCKETS, Subject
@@ -94,7 +95,7 @@ async def get_overview(request: web.Request) -> web.StreamResponse:
         heartbeat_column=HEARTBEAT_COLUMN,
         sorted_by=SORTS[overview.sort].label,
         address=partial(_overview_address, overview),
-        events=f"/ui/events?{request.query_string}",
+        events=_events_address(overview),
         **frame(request),
     )
 
@@ -159,10 +160,20 @@ def _overview_address(overview: OverviewView, **changed: Any) -> str:
     return "/?" + urlencode(query)
 
 
+def _events_address(overview: OverviewView) -> str:
+    """The stream of these rows, whatever is in their place by the time it begins."""
+    ids = [each.workspace.workspace_id for each in overview.rows]
+    return "/ui/events?" + urlencode([("id", id_) for id_ in ids])
+
+
 async def get_overview_events(request: web.Request) -> web.StreamResponse:
-    """The changes of a page of the overview, as they happen."""
+    """The changes of rows of the overview, as they happen."""
     await services(request).access.require_operator(request)
-    asked, _ = _page_request(request)
-    found, _ = await services(request).registry.page(asked)
-    ids = tuple(each.workspace.workspace_id for each in found)
-    return await stream_news(request, Subject(ids, is_overview=True))
+    ids = request.query.getall("id", [])
+    if len(ids) > PAGE_ROWS:
+        raise BadRequest(f"id: at most {PAGE_ROWS} of them.")
+    if not all(map(is_workspace_id, ids)):
+        raise UnknownWorkspace
+    found = await services(request).registry.several(ids)
+    rows = tuple(each.workspace.workspace_id for each in found)
+    return await stream_news(request, Subject(rows, is_overview=True))
