@@ -42,15 +42,14 @@ def full_after(
 ) -> timedelta | None:
     """How long until the window holds the limit at this rate; None if it never will."""
     step_us, span_us = length // _MICROSECOND // len(bucket_cents), rate.span // _MICROSECOND
-    inside_cents = sum(bucket_cents)
-    if inside_cents >= limit_cents:
-        return timedelta(0)
-    if rate.cents == 0:
-        return None
-    for number, leaving_cents in enumerate(bucket_cents, start=1):
-        after_us = (limit_cents - inside_cents) * span_us // rate.cents
-        if after_us <= step_us * number:
-            return timedelta(microseconds=after_us)
-        inside_cents -= leaving_cents
+    missing_cents = limit_cents - sum(bucket_cents)
+    for number, leaving_cents in enumerate(bucket_cents):
+        begins_us, ends_us = step_us * number, step_us * (number + 1)
+        # At once, after a bucket has left that was a correction: then more is inside than before.
+        if missing_cents * span_us <= rate.cents * begins_us:
+            return timedelta(microseconds=begins_us)
+        if missing_cents * span_us <= rate.cents * ends_us:
+            return timedelta(microseconds=missing_cents * span_us // rate.cents)
+        missing_cents += leaving_cents
     # All that was there has left: from now on as much leaves as comes.
-    return None
+    return length if limit_cents * span_us <= rate.cents * step_us * len(bucket_cents) else None
