@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
+import orjson
 import pytest
 
 from gateway.core.periods import PERIODS
@@ -84,11 +85,66 @@ async def test_limit_was_reached_by_the_newest_row_that_filled_the_window(
     ledger = ago(**rows)
     await add_workspace(connection, "w", {HOURLY.name: limit_cents})
     await add_rows(connection, "w", ledger)
-    reached_at = await spending.reached_since((await budgets.read("w")).budget)
+    reached_at = await spending.refused_since((await budgets.read("w")).budget)
     now = datetime.now(UTC)
     assert set(reached_at) == {HOURLY}
     age = now - reached_at[HOURLY]
     assert abs(age - (reached_minute * MINUTE - MINUTE / 2)) < MINUTE / 4
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "refused_minute"),
+    [
+        ({"m50": 60}, {"m30": (100, 50)}, 30),  # lowered below what was spent
+        ({"m50": 60}, {"m30": (None, 50)}, 30),  # there was none before
+        ({"m50": 60}, {"m30": (None, 0)}, 30),  # blocked by hand
+        ({"m50": 60, "m20": 40}, {"m30": (60, 100)}, 20),  # raised, and reached again
+        ({"m50": 60}, {"m30": (20, 50)}, 50),  # raised, but not enough
+        ({"m50": 60}, {"m40": (80, 40), "m30": (40, 50)}, 40),  # lowered, then a little less
+        ({"m50": 60}, {"m40": (20, 80), "m30": (80, 50)}, 30),  # a rest in between
+        ({"m50": 60}, {"m55": (20, 50)}, 50),
+        ({"m90": 100, "m50": 60}, {"m40": (90, 50)}, 90),  # lowered while it was reached
+        ({"m115": 100, "m50": 60}, {"m40": (90, 50)}, 40),  # the old limit had room again
+    ],
+)
+async def test_calls_are_refused_since_the_limit_that_stood_was_reached(
+    connection: asyncpg.Connection,
+    spending: Spending,
+    budgets: Budgets,
+    rows: dict[str, int],
+    changes: dict[str, tuple[int | None, int]],
+    refused_minute: int,
+) -> None:
+    limit_cents = list(changes.values())[-1][1]
+    await add_workspace(connection, "w", {HOURLY.name: limit_cents})
+    await add_rows(connection, "w", ago(**rows))
+    await add_changes(connection, changes)
+    refused_since = await spending.refused_since((await budgets.read("w")).budget)
+    age = datetime.now(UTC) - refused_since[HOURLY]
+    assert abs(age - (refused_minute * MINUTE - MINUTE / 2)) < MINUTE / 4
+
+
+async def add_changes(
+    connection: asyncpg.Connection, changes: dict[str, tuple[int | None, int]]
+) -> None:
+    """A history of the hourly limit, each from what to what, and of another that is no matter."""
+    now = datetime.now(UTC)
+    for number, (name, limits) in enumerate(changes.items()):
+        before, after = ({} if cents is None else {HOURLY.name: cents} for cents in limits)
+        changed_at = now - int(name[1:]) * MINUTE + MINUTE / 2
+        for part, (old, new, at) in enumerate(
+            ((before, after, changed_at), (after, {**after, "daily": number}, changed_at))
+        ):
+            await connection.execute(
+                """INSERT INTO workspace_budget_changes
+                       (workspace_id, change_number, changed_at, changed_by,
+                        limits_before, limits_after)
+                   VALUES ('w', $1, $2, 'alice', $3::text::jsonb, $4::text::jsonb)""",
+                2 * number + part + 1,
+                at,
+                orjson.dumps(old).decode(),
+                orjson.dumps(new).decode(),
+            )
 
 
 async def test_what_was_reached_too_many_rows_ago_is_not_known(
@@ -96,11 +152,11 @@ async def test_what_was_reached_too_many_rows_ago_is_not_known(
 ) -> None:
     await add_workspace(connection, "w", {HOURLY.name: 5})
     await add_even_rows(connection, "w", ROWS_LOOKED_AT + 50, 600)
-    assert await spending.reached_since((await budgets.read("w")).budget) == {}
+    assert await spending.refused_since((await budgets.read("w")).budget) == {}
 
 
-async def test_zero_limit_was_never_reached_by_a_row(
+async def test_zero_limit_that_always_was_has_no_beginning(
     connection: asyncpg.Connection, spending: Spending, budgets: Budgets
 ) -> None:
     await add_workspace(connection, "w", {HOURLY.name: 0})
-    assert await spending.reached_since((await budgets.read("w")).budget) == {}
+    assert await spending.refused_since((await budgets.read("w")).budget) == {}

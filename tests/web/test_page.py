@@ -102,9 +102,9 @@ async def test_workspace_shows_a_row_for_every_period_with_the_ledgers_values(
     assert 'aria-valuetext="$1.40 of $1.00, over the limit"' in text
     shown = words(text)
     assert "Last 60 minutes $1.40 of $1.00 $0.40 over" in shown
-    assert "a limit of $0.00 blocks every call" in shown
+    assert re.search(r"\$0.00 blocks every call, refused since \d\d:\d\d:\d\d UTC", shown)
     assert re.search(r"Over \$0.40 leaves the window by \d\d:\d\d:\d\d UTC", shown)
-    assert re.search(r"reached at \d\d:\d\d:\d\d UTC", shown)
+    assert re.search(r"\$1.40 of \$1.00 , refused since \d\d:\d\d:\d\d UTC", shown)
     assert "Last 7 days $1.40 no limit" in shown
 
 

@@ -172,9 +172,9 @@ class Live:
     async def _draw_page(self, listed: ListedWorkspace) -> None:
         workspace_id = listed.workspace.workspace_id
         series = await self.spending.series([workspace_id], CHART_BUCKETS, with_windows=True)
-        reached_at = await self.spending.reached_since(listed.budget.budget)
+        refused_since = await self.spending.refused_since(listed.budget.budget)
         if workspace_id in series:
-            view = workspace_view(listed, series[workspace_id], reached_at)
+            view = workspace_view(listed, series[workspace_id], refused_since)
             self._drawn[workspace_id, False] = _standing(listed), workspace_parts(view)
 
 

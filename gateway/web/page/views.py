@@ -70,7 +70,7 @@ class WindowView:
     bar: Bar | None
     rate: BurnRate
     full_after: timedelta | None
-    reached_at: datetime | None = None
+    refused_since: datetime | None = None
     chart: Chart | None = None
 
     @property
@@ -163,12 +163,12 @@ class WorkspaceView:
 def workspace_view(
     listed: ListedWorkspace,
     series: SeriesByPeriod,
-    reached_at: Mapping[Period, datetime] | None = None,
+    refused_since: Mapping[Period, datetime] | None = None,
 ) -> WorkspaceView:
     """The view of one workspace; with charts where the series tell what windows held."""
     budget = listed.budget.budget
     windows = tuple(
-        _window_view(window, series[window.period.name], budget, (reached_at or {}))
+        _window_view(window, series[window.period.name], budget, (refused_since or {}))
         for window in budget.windows
     )
     return WorkspaceView(
@@ -180,7 +180,7 @@ def _window_view(
     window: WindowSpend,
     series: SpendSeries,
     budget: Budget,
-    reached_at: Mapping[Period, datetime],
+    refused_since: Mapping[Period, datetime],
 ) -> WindowView:
     length, limit_cents = window.period.length, window.limit_cents
     rate = burn_rate(series.bucket_cents, length)
@@ -188,7 +188,7 @@ def _window_view(
     if limit_cents is not None:
         after = full_after(series.bucket_cents, length, limit_cents, rate)
     chart = draw(window, series, budget.as_of) if series.window_cents else None
-    return WindowView(window, _bar(window), rate, after, reached_at.get(window.period), chart)
+    return WindowView(window, _bar(window), rate, after, refused_since.get(window.period), chart)
 
 
 def _bar(window: WindowSpend) -> Bar | None:

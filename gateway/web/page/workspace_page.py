@@ -61,8 +61,8 @@ async def _workspace(request: web.Request) -> tuple[WorkspaceView, Budget]:
     listed = await services(request).registry.one(workspace)
     id_ = listed.workspace.workspace_id
     series = await spending.series([id_], CHART_BUCKETS, with_windows=True)
-    reached_at = await spending.reached_since(listed.budget.budget)
-    return workspace_view(listed, series[id_], reached_at), listed.budget.budget
+    refused_since = await spending.refused_since(listed.budget.budget)
+    return workspace_view(listed, series[id_], refused_since), listed.budget.budget
 
 
 async def _workspace_page(
