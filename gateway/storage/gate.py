@@ -153,6 +153,16 @@ class Gate:
         """Return if the database answers in time. Raises StorageUnavailable."""
         await self._read([], self.settings.probe_timeout_s)
 
+    async def is_answering(self) -> bool:
+        """Whether a check would be answered now; asks the database where that is not known."""
+        if self.is_open:
+            return False
+        try:
+            await self.ping()
+        except StorageUnavailable:
+            return False
+        return True
+
     async def close(self) -> None:
         """End the probe and wait for the queries under way."""
         if self._probe is not None:

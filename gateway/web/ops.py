@@ -21,23 +21,13 @@ async def get_health(_request: web.Request) -> web.Response:
 async def get_readiness(request: web.Request) -> web.Response:
     """Whether to send calls here: a gateway that fails open is degraded, not dead."""
     parts = services(request)
-    is_up = await _is_database_up(parts)
+    is_up = await parts.gate.is_answering()
     document = {"status": "ok" if is_up else "degraded", "database": "up" if is_up else "down"}
     if not parts.is_draining:
         return json_response(document)
     answer = json_response({**document, "status": "draining"})
     answer.set_status(503)
     return answer
-
-
-async def _is_database_up(parts: Services) -> bool:
-    if parts.gate.is_open:
-        return False
-    try:
-        await parts.gate.ping()
-    except StorageUnavailable:
-        return False
-    return True
 
 
 async def get_metrics(request: web.Request) -> web.Response:

@@ -100,6 +100,21 @@ async def test_viewers_of_one_page_see_the_same(gateway: Gateway, agent: Agent) 
         assert first.parts == second.parts
 
 
+async def test_more_rows_than_one_query_reads_are_read_in_parts(
+    gateway: Gateway, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "WORKSPACES_PER_QUERY", 1)
+    for name in ("a", "b"):
+        await gateway.register(name, agent.url)
+    async with (
+        watch(gateway, "/ui/events?id=a&id=b") as rows,
+        watch(gateway, "/ui/workspaces/b/events") as page,
+    ):
+        await rows.shows("row:a", "$0.00")
+        await rows.shows("row:b", "$0.00")
+        await page.shows("head", "b")
+
+
 async def test_viewers_are_few(
     gateway: Gateway, agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:

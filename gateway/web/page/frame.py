@@ -40,7 +40,7 @@ def as_page(handler: Handler) -> Handler:
                 error.status,
                 error=error,
                 here=request.rel_url.raw_path_qs,
-                **frame(request, error),
+                **frame(request, is_database_away=await _is_database_away(request, error)),
             )
             shown.headers.extend(error.headers)
             return shown
@@ -48,12 +48,17 @@ def as_page(handler: Handler) -> Handler:
     return answer
 
 
-def frame(request: web.Request, error: GatewayError | None = None) -> dict[str, Any]:
+async def _is_database_away(request: web.Request, error: GatewayError) -> bool:
+    """Whether checks fail for what a page failed for; its own queries may just have been late."""
+    is_storage = isinstance(error, StorageUnavailable)
+    return is_storage and not await services(request).gate.is_answering()
+
+
+def frame(request: web.Request, *, is_database_away: bool = False) -> dict[str, Any]:
     """The gateway's own state, and whether somebody is signed in."""
-    is_away = isinstance(error, StorageUnavailable)
     parts = services(request)
     return {
-        "gateway": gateway_view(parts.admissions, is_database_away=is_away),
+        "gateway": gateway_view(parts.admissions, is_database_away=is_database_away),
         "is_signed_in": read_session(request) is not None and not parts.access.is_open,
     }
 

@@ -34,6 +34,9 @@ POLL_INTERVAL_S = 1.0
 # Polling takes at most a fifth of the time, however much is in view.
 PAUSES_PER_POLL = 4
 
+# A hundred pages of the overview in one query would take longer than a query may.
+WORKSPACES_PER_QUERY = 200
+
 # Enough for a forecast, and for a chart.
 ROW_BUCKETS, CHART_BUCKETS = 12, 60
 
@@ -63,6 +66,8 @@ class Viewer:
 
 # What a drawing depends on; while this is the same, so is the drawing.
 _Standing = object
+# Of what a drawing is: a workspace, and whether as a row of the overview.
+_Key = tuple[str, bool]
 
 
 @dataclass(slots=True)
@@ -75,8 +80,8 @@ class Live:
     is_closed: bool = False
     _viewers: set[Viewer] = field(default_factory=set)
     _polling: asyncio.Task[None] | None = None
-    # By workspace and kind of drawing: what it was drawn from, and the drawing.
-    _drawn: dict[tuple[str, bool], tuple[_Standing, Parts]] = field(default_factory=dict)
+    # What each was drawn from, and the drawing.
+    _drawn: dict[_Key, tuple[_Standing, Parts]] = field(default_factory=dict)
 
     @contextmanager
     def watching(self, subject: Subject) -> Iterator[Viewer]:
@@ -122,8 +127,11 @@ class Live:
         is_away = False
         try:
             await self._draw(subjects)
-        except StorageUnavailable:
-            is_away = True
+        except StorageUnavailable as error:
+            # The query of a page may fail, or be late, while calls are checked as always.
+            is_away = not await self.admissions.gate.is_answering()
+            if not is_away:
+                log.warning("page_not_updated", cause=error.cause)
         gateway = gateway_parts(gateway_view(self.admissions, is_database_away=is_away))
         for viewer in self._viewers:
             viewer.show({**viewer.parts, **self._parts(viewer.subject), **gateway})
@@ -143,11 +151,16 @@ class Live:
             for subject in subjects
             for workspace_id in subject.workspace_ids
         }
+        self._drawn = {key: drawn for key, drawn in self._drawn.items() if key in wanted}
         ids = sorted({workspace_id for workspace_id, _ in wanted})
+        for first in range(0, len(ids), WORKSPACES_PER_QUERY):
+            part = set(ids[first : first + WORKSPACES_PER_QUERY])
+            await self._draw_part({key for key in wanted if key[0] in part}, sorted(part))
+
+    async def _draw_part(self, wanted: set[_Key], ids: Sequence[str]) -> None:
         found = {
             listed.workspace.workspace_id: listed for listed in await self.registry.several(ids)
         }
-        self._drawn = {key: drawn for key, drawn in self._drawn.items() if key in wanted}
         changed = [key for key in wanted if self._is_changed(key, found)]
         await self._draw_rows([found[id_] for id_, is_row in changed if is_row and id_ in found])
         for workspace_id, is_row in changed:
@@ -156,7 +169,7 @@ class Live:
             elif not is_row:
                 await self._draw_page(found[workspace_id])
 
-    def _is_changed(self, key: tuple[str, bool], found: dict[str, ListedWorkspace]) -> bool:
+    def _is_changed(self, key: _Key, found: dict[str, ListedWorkspace]) -> bool:
         drawn = self._drawn.get(key)
         return drawn is None or drawn[0] != _standing(found.get(key[0]))
 
@@ -168,6 +181,8 @@ class Live:
             if workspace_id in series:
                 parts = row_parts(workspace_view(each, series[workspace_id]))
                 self._drawn[workspace_id, True] = _standing(each), parts
+                # Drawing takes time, and calls wait for the same loop.
+                await asyncio.sleep(0)
 
     async def _draw_page(self, listed: ListedWorkspace) -> None:
         workspace_id = listed.workspace.workspace_id

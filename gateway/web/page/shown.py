@@ -26,7 +26,7 @@ class GatewayView:
         return "Checks are being skipped." if self.is_skipping else ""
 
 
-def gateway_view(admissions: Admissions, *, is_database_away: bool) -> GatewayView:
+def gateway_view(admissions: Admissions, *, is_database_away: bool = False) -> GatewayView:
     """The gateway's own state, as far as this worker knows it."""
     skipped, is_skipping = admissions.skipped, is_database_away or admissions.gate.is_open
     count = 0 if is_skipping and skipped.is_over else skipped.count
