@@ -6,7 +6,7 @@ from aiohttp import web
 
 from gateway.core.budget import Budget
 from gateway.core.budget_changes import limits_etag
-from gateway.core.errors import Forbidden, PreconditionFailed, Unauthorized
+from gateway.core.errors import Forbidden, PreconditionFailed, Unauthorized, UnknownWorkspace
 from gateway.web.page.frame import as_page, frame, see_other
 from gateway.web.page.limits_form import Field, fields_of, read_typed
 from gateway.web.page.live import CHART_BUCKETS, Subject
@@ -60,9 +60,11 @@ async def _workspace(request: web.Request) -> tuple[WorkspaceView, Budget]:
     workspace, spending = workspace_id(request), page_parts(request).spending
     listed = await services(request).registry.one(workspace)
     id_ = listed.workspace.workspace_id
-    series = await spending.series([id_], CHART_BUCKETS, with_windows=True)
+    series = (await spending.series([id_], CHART_BUCKETS, with_windows=True)).get(id_)
+    if series is None:  # removed a moment ago
+        raise UnknownWorkspace
     refused_since = await spending.refused_since(listed.budget.budget)
-    return workspace_view(listed, series[id_], refused_since), listed.budget.budget
+    return workspace_view(listed, series, refused_since), listed.budget.budget
 
 
 async def _workspace_page(
