@@ -30,6 +30,7 @@ ROUNDS = 15
 PATHS = {
     "by spend": "/",
     "by part of a limit": "/?sort=used",
+    "by first limit reached": "/?sort=fullness",
     "by name": "/?sort=name",
     "search": "/?q=w1",
     "last page": "/?page=1000",

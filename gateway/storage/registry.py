@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 import asyncpg
 
 from gateway.core.errors import Conflict, Unauthorized, UnknownWorkspace
+from gateway.core.forecast import RECENT_PART
 from gateway.core.periods import Period
 from gateway.core.workspaces import REMOVED_STATUS, Liveness, Registration, Workspace
 from gateway.storage.budgets import (
@@ -38,7 +39,8 @@ class Credentials:
 class PageRequest:
     """Which workspaces to list: sorted by spend in `period` or `span` if given, else by the column.
 
-    `used` sorts by the largest part of a limit that is spent.
+    `used` sorts by the largest part of a limit that is spent, `fullness` by how soon the first
+    limit is reached at the present rate, as if nothing left a window meanwhile.
     """
 
     sort: str = "spend"
@@ -104,19 +106,7 @@ class Registry:
 
         async def operation(connection: Connection) -> tuple[list[ListedWorkspace], int]:
             count = await connection.fetchval(query("workspace_count"), request.search)
-            length = request.period.length if request.period else request.span or timedelta(0)
-            rows = await connection.fetch(
-                query("workspace_page"),
-                request.sort,
-                request.is_descending,
-                length,
-                request.search,
-                request.limit,
-                request.offset,
-                PERIOD_NAMES,
-                PERIOD_LENGTHS,
-            )
-            return await _read(connection, [row["workspace_id"] for row in rows]), count
+            return await _read(connection, await _page_ids(connection, request)), count
 
         return await self.connections.run(operation, self.timeout_s)
 
@@ -175,6 +165,20 @@ class Registry:
         )
         assert row is not None  # noqa: S101 - the table is the migration's
         return LedgerSize(row["rows_estimate"], row["size_bytes"])
+
+
+async def _page_ids(connection: Connection, request: PageRequest) -> list[str]:
+    part = (request.search, request.limit, request.offset, PERIOD_NAMES, PERIOD_LENGTHS)
+    if request.sort == "fullness":
+        rows = await connection.fetch(
+            query("workspaces_by_fullness"), request.is_descending, *part, RECENT_PART
+        )
+    else:
+        length = request.period.length if request.period else request.span or timedelta(0)
+        rows = await connection.fetch(
+            query("workspace_page"), request.sort, request.is_descending, length, *part
+        )
+    return [row["workspace_id"] for row in rows]
 
 
 async def _register(

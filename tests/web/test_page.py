@@ -2,14 +2,17 @@
 
 import re
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import asyncpg
 import pytest
 from multidict import CIMultiDictProxy
 
 from gateway.core.periods import PERIODS
 from gateway.web.page.attempts import FAILURES_MAX
 from tests.running import Agent, Gateway, run_gateway
+from tests.storage.rows import add_rows, add_workspace
 
 ADMIN_TOKEN = "an-admin-token"
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -90,6 +93,31 @@ async def test_overview_sorts_and_searches(
         await gateway.limit(name, hourly=limit)
     _, _, text = await get(gateway, f"/?{query}")
     assert re.findall(r'id="row:([\w-]+)"', text) == names
+
+
+async def test_overview_sorts_by_what_the_forecasts_say(
+    gateway: Gateway, connection: asyncpg.Connection
+) -> None:
+    now, minute = datetime.now(UTC), timedelta(minutes=1)
+    for name, limits, spent in (
+        ("full", {"daily": 50}, {5: 50}),
+        ("soon", {"hourly": 30}, {5: 20}),  # 2 a minute: in 5 min
+        ("later", {"hourly": 500, "daily": 40}, {5: 20}),  # by the day, 20 in 4 h: in 4 h
+        # Nearly full, and as much leaves as comes.
+        ("steady", {"hourly": 145}, dict.fromkeys(range(5, 60, 10), 20)),
+        ("idle", {"hourly": 100}, {30: 90}),
+        ("unlimited", {}, {5: 900}),
+    ):
+        await add_workspace(connection, name, limits)
+        rows = [(now - age * minute, cents) for age, cents in sorted(spent.items(), reverse=True)]
+        await add_rows(connection, name, rows)
+    names = ["full", "soon", "later", "idle", "unlimited", "steady"]
+    _, _, text = await get(gateway, "/?sort=fullness")
+    assert sorted(re.findall(r'id="row:(\w+)"', text)[3:]) == sorted(names[3:])
+    assert re.findall(r'id="row:(\w+)"', text)[:3] == names[:3]
+    assert 'aria-sort="ascending"' in text
+    _, _, text = await get(gateway, "/?sort=fullness&order=desc")
+    assert re.findall(r'id="row:(\w+)"', text)[3:] == names[2::-1]
 
 
 async def test_workspace_shows_a_row_for_every_period_with_the_ledgers_values(
