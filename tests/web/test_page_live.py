@@ -126,6 +126,19 @@ async def test_viewers_are_few(
         assert status == 503
 
 
+async def test_viewers_of_one_workspace_leave_room_for_others(
+    gateway: Gateway, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "VIEWERS_PER_WORKSPACE_MAX", 1)
+    for name in ("a", "b"):
+        await gateway.register(name, agent.url)
+    async with watch(gateway, "/ui/workspaces/a/events"):
+        assert (await gateway.json("GET", "/ui/workspaces/a/events"))[0] == 503
+        for path in ("/ui/workspaces/b/events", "/ui/events?id=a", "/ui/events?id=a"):
+            async with watch(gateway, path) as others:
+                await others.shows("gateway", "Every call is checked")
+
+
 async def test_stream_has_no_head(gateway: Gateway, agent: Agent) -> None:
     await gateway.register("w", agent.url)
     for path in ("/ui/events", "/ui/workspaces/w/events"):

@@ -29,6 +29,8 @@ from gateway.web.page.views import workspace_view
 log = structlog.get_logger()
 
 VIEWERS_MAX = 100
+# Who holds one workspace's token must not keep everybody else from looking.
+VIEWERS_PER_WORKSPACE_MAX = 20
 RETRY_S = 5
 POLL_INTERVAL_S = 1.0
 # Polling takes at most a fifth of the time, however much is in view.
@@ -86,7 +88,7 @@ class Live:
     @contextmanager
     def watching(self, subject: Subject) -> Iterator[Viewer]:
         """A viewer of this subject, for as long as the context is open. Raises Unavailable."""
-        if self.is_closed or len(self._viewers) >= VIEWERS_MAX:
+        if self.is_closed or not self._has_room(subject):
             raise Unavailable("Too many people look at this gateway.", RETRY_S)
         viewer = Viewer(subject)
         self._viewers.add(viewer)
@@ -96,6 +98,11 @@ class Live:
             yield viewer
         finally:
             self._viewers.discard(viewer)
+
+    def _has_room(self, subject: Subject) -> bool:
+        same = sum(viewer.subject == subject for viewer in self._viewers)
+        is_full = not subject.is_overview and same >= VIEWERS_PER_WORKSPACE_MAX
+        return not is_full and len(self._viewers) < VIEWERS_MAX
 
     async def close(self) -> None:
         """Send everybody away; their pages come back to another worker."""
