@@ -38,7 +38,11 @@ class Admission:
 
 @dataclass(slots=True)
 class SkippedChecks:
-    """The calls that this worker let pass unchecked: now, or the last time."""
+    """The calls that this worker let pass unchecked: now, or the last time.
+
+    Workers do not notice an outage at the same moment, so that only totals can be summed over all
+    of them, as the metrics do.
+    """
 
     since: datetime | None = None
     count: int = 0

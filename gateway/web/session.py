@@ -4,6 +4,8 @@ The cookie says who it is (an operator, or a workspace) and until when, with an 
 key is the SHA-256 of the token that was shown at sign-in, which the gateway knows anyway: nothing
 is stored, nothing is shared, the token is not in the cookie, and whoever takes a token away ends
 all its sessions. Signing out forgets the cookie; there is no other copy that a page could read.
+Who reads the database could sign with what it keeps of a workspace's token, and see with that what
+it read already; of admin tokens it keeps nothing, and a session reports and registers nothing.
 """
 
 import hashlib
