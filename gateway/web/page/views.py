@@ -5,11 +5,12 @@ own way.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from gateway.core.budget import Budget, WindowSpend
+from gateway.core.dry_run import never_binding
 from gateway.core.forecast import BurnRate, burn_rate, full_after
 from gateway.core.money import dollars, plain_dollars
 from gateway.core.periods import Period
@@ -72,6 +73,8 @@ class WindowView:
     full_after: timedelta | None
     refused_since: datetime | None = None
     chart: Chart | None = None
+    # The longer one whose limit is always reached first, if there is one.
+    bound_by: WindowSpend | None = None
 
     @property
     def period(self) -> Period:
@@ -167,8 +170,12 @@ def workspace_view(
 ) -> WorkspaceView:
     """The view of one workspace; with charts where the series tell what windows held."""
     budget = listed.budget.budget
+    bound_by = {window.period: stricter for window, stricter in never_binding(budget)}
     windows = tuple(
-        _window_view(window, series[window.period.name], budget, (refused_since or {}))
+        replace(
+            _window_view(window, series[window.period.name], budget, (refused_since or {})),
+            bound_by=bound_by.get(window.period),
+        )
         for window in budget.windows
     )
     return WorkspaceView(
