@@ -68,7 +68,7 @@ async def test_escape_takes_back_and_words_say_what_a_limit_means(tab: Tab, agen
     save = tab.page.locator('.save[value="daily"]')
     assert not await save.is_visible()
     await field.fill("0")
-    assert await meaning.inner_text() == "Blocks every call"
+    assert await meaning.inner_text() == "Blocks every call."
     assert await save.is_visible()
     await field.fill("")
     assert await meaning.text_content() == "No limit"

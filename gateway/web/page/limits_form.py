@@ -8,10 +8,12 @@ from gateway.core.errors import BadRequest
 from gateway.core.money import dollars, plain_dollars, read_dollars
 from gateway.core.periods import PERIODS, Period
 
+REASON = "reason"
+
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A limit's field: its text, what that means in words, and what is wrong with it."""
+    """A field of the form: its text, what that means in words, and what is wrong with it."""
 
     text: str
     meaning: str = ""
@@ -20,7 +22,8 @@ class Field:
 
 def fields_of(budget: Budget) -> dict[str, Field]:
     """The fields as they are when nobody typed anything."""
-    return {window.period.name: _field(window.limit_cents) for window in budget.windows}
+    limits = {window.period.name: _field(window.limit_cents) for window in budget.windows}
+    return {**limits, REASON: Field("")}
 
 
 def _field(limit_cents: int | None) -> Field:
@@ -31,15 +34,16 @@ def _field(limit_cents: int | None) -> Field:
 def _meaning(limit_cents: int | None) -> str:
     if limit_cents is None:
         return "No limit"
-    return "Blocks every call" if limit_cents == 0 else ""
+    return "Blocks every call." if limit_cents == 0 else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Typed:
-    """What was sent: for each period its text, and the text that its field had before."""
+    """What was sent: for each period its text, and the text that its field had before; and why."""
 
     texts: Mapping[str, str]
     before: Mapping[str, str]
+    reason: str = ""
 
     @property
     def changed(self) -> list[Period]:
@@ -61,7 +65,16 @@ class Typed:
                 limits[period.name] = cents
             except (ValueError, BadRequest) as error:
                 faulty[period.name] = Field(text, error=str(error))
-        return (None if faulty else LimitsChange(limits)), faulty
+        try:
+            change = read_change({"budget_limits": limits, REASON: self.reason})
+        except BadRequest as error:
+            faulty[REASON] = Field(self.reason, error=str(error))
+        return (None if faulty else change), faulty
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """The fields as they were sent."""
+        return {name: Field(text) for name, text in {**self.texts, REASON: self.reason}.items()}
 
     def overtaken(self, budget: Budget) -> dict[str, Field]:
         """The changed fields whose limit somebody else changed meanwhile, and told so."""
@@ -88,4 +101,5 @@ def read_typed(form: Mapping[str, str]) -> Typed:
     return Typed(
         {name: form[f"limit-{name}"] for name in names if f"limit-{name}" in form},
         {name: form.get(f"was-{name}", "") for name in names},
+        form.get(REASON, ""),
     )

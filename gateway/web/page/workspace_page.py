@@ -20,6 +20,7 @@ from gateway.web.services import services
 from gateway.web.workspaces import workspace_id
 
 CHANGES_ROUTE = "/workspaces/{id}/budget/changes"
+CHANGES_SHOWN = 10
 
 
 @as_page
@@ -49,8 +50,7 @@ async def post_workspace_page(request: web.Request) -> web.StreamResponse:
         except PreconditionFailed:
             overtaken = typed.overtaken((await parts.budgets.read(workspace)).budget)
     view, budget = await _workspace(request)
-    kept = {name: Field(text) for name, text in typed.texts.items()}
-    fields = {**fields_of(budget), **kept, **overtaken, **faulty}
+    fields = {**fields_of(budget), **typed.fields, **overtaken, **faulty}
     notice = {"kind": "error", "text": "Nothing was saved."}
     return await _workspace_page(request, view, fields, notice, 409 if not faulty else 400)
 
@@ -75,6 +75,7 @@ async def _workspace_page(
     status: int = 200,
 ) -> web.Response:
     id_ = view.workspace.workspace_id
+    changes, change_count = await services(request).budgets.changes(id_, CHANGES_SHOWN)
     return page(
         "workspace.html",
         status,
@@ -83,7 +84,9 @@ async def _workspace_page(
         fields=fields,
         notice=notice,
         is_operator=await _is_operator(request),
-        changes=CHANGES_ROUTE.replace("{id}", id_),
+        changes=changes,
+        change_count=change_count,
+        changes_address=CHANGES_ROUTE.replace("{id}", id_),
         events=f"/ui/workspaces/{id_}/events",
         **frame(request),
     )

@@ -5,6 +5,8 @@ const money = new Intl.NumberFormat(undefined, { style: "currency", currency: "U
 const time = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 const both = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 
+const BLOCKS = "Blocks every call.";
+
 document.documentElement.classList.add("js");
 writeInReadersWay(document);
 keepAgesTrue();
@@ -12,8 +14,6 @@ if (document.body.dataset.events) keepListening(document.body.dataset.events);
 const form = document.querySelector("#limits");
 const rows = form?.querySelector(".limit") ? [...form.querySelectorAll(".window")].map(row) : [];
 if (rows.length) saveWithoutReload();
-const changes = document.querySelector("#changes");
-if (changes) showChanges();
 
 // Amounts and times
 
@@ -73,14 +73,14 @@ function keepListening(address) {
       if (source.readyState !== EventSource.CLOSED) return;
       failures += 1;
       waiting = setTimeout(connect, Math.min(30_000, 1000 * 2 ** failures));
-      askWhoWeAre();
+      askThePage();
     };
   };
 
-  // A page that leads elsewhere is one whose session has ended.
-  const askWhoWeAre = async () => {
+  // If it leads elsewhere, the session has ended. Any other answer tells how the gateway is.
+  const askThePage = async () => {
     const answer = await fetch(location.href, { redirect: "manual" }).catch(() => null);
-    if (answer?.type !== "opaqueredirect") return;
+    if (answer?.type !== "opaqueredirect") return fillFrom(answer, ["gateway", "gateway-alert"]);
     clearTimeout(waiting);
     const link = document.createElement("a");
     link.href = location.href;
@@ -98,23 +98,44 @@ function keepListening(address) {
   if (!document.hidden) connect();
 }
 
+const limitsNow = new Map();
+
 function show(parts) {
+  let isLimitChanged = false;
   for (const [name, text] of Object.entries(parts)) {
-    if (name.startsWith("was-")) {
-      rows.find((each) => each.name === name.slice(4))?.limitIs(text);
-      continue;
-    }
-    const place = document.getElementById(name);
-    if (!place) continue;
-    const focused = place.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
-    const filled = document.createElement(place.tagName === "TR" ? "tr" : place.tagName === "TBODY" ? "tbody" : "div");
-    filled.innerHTML = text;
-    writeInReadersWay(filled);
-    // A reader is told of an alert again only if it says something else.
-    if (place.getAttribute("role") === "alert" && filled.textContent === place.textContent) continue;
-    place.replaceChildren(...filled.childNodes);
-    if (focused) place.querySelector(`[href="${CSS.escape(focused)}"]`)?.focus();
+    if (!name.startsWith("was-")) { fill(document.getElementById(name), text); continue; }
+    const period = name.slice("was-".length);
+    isLimitChanged ||= limitsNow.has(period) && limitsNow.get(period) !== text;
+    limitsNow.set(period, text);
+    rows.find((each) => each.name === period)?.limitIs(text);
   }
+  if (isLimitChanged) showChanges();
+}
+
+function fill(place, text) {
+  if (!place) return;
+  const focused = place.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+  const filled = document.createElement(["TR", "TBODY"].includes(place.tagName) ? place.tagName : "div");
+  filled.innerHTML = text;
+  writeInReadersWay(filled);
+  // A reader is told of an alert again only if it says something else.
+  if (place.getAttribute("role") === "alert" && filled.textContent === place.textContent) return;
+  place.replaceChildren(...filled.childNodes);
+  if (focused) place.querySelector(`[href="${CSS.escape(focused)}"]`)?.focus();
+}
+
+// Parts of a page that was asked for, in the place of those that are shown.
+async function fillFrom(answer, names) {
+  if (!answer) return;
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  for (const name of names) {
+    const found = page.getElementById(name);
+    if (found) fill(document.getElementById(name), found.innerHTML);
+  }
+}
+
+async function showChanges() {
+  await fillFrom(await fetch(location.pathname).catch(() => null), ["changes"]);
 }
 
 // Limits
@@ -129,40 +150,43 @@ function row(element) {
   const self = {
     name,
     input,
-    get before() { return before.value; },
+    // What the server has, as far as we know; `before` is what it had when somebody began to type.
+    now: before.value,
     get isDirty() { return input.value.trim() !== before.value; },
+    get isOvertaken() { return self.isDirty && self.now !== before.value; },
     get cents() { return readDollars(input.value); },
-    // What the server has now. A field that somebody works on is left alone.
+    // A field that somebody works on is left alone.
     limitIs(text) {
-      const isDirty = self.isDirty;
+      if (text === self.now) return;
       self.now = text;
-      if (!isDirty) { before.value = text; input.value = text; }
+      if (!self.isDirty || input.value.trim() === text) self.reset();
+    },
+    reset() {
+      before.value = self.now;
+      input.value = self.now;
       self.refresh();
     },
-    get isOvertaken() { return self.isDirty && self.now !== before.value && self.now !== input.value.trim(); },
-    tellOvertaken() {
-      self.fail(`Changed meanwhile to ${self.now === "" ? "no limit" : money.format(Number(self.now))}. Save again to replace it.`);
-      before.value = self.now;
-    },
-    saved(text) { before.value = text; input.value = text; self.now = text; self.refresh(); },
-    reset() { before.value = self.now; input.value = self.now; self.refresh(); },
+    means(text) { meaning.textContent = text; },
     fail(text) {
       error.textContent = text;
       input.setAttribute("aria-invalid", "true");
     },
+    failOvertaken() {
+      const limit = self.now === "" ? "no limit" : money.format(Number(self.now));
+      self.fail(`Changed meanwhile to ${limit}. Save again to replace it.`);
+      before.value = self.now;
+    },
     refresh() {
       error.textContent = "";
       input.removeAttribute("aria-invalid");
-      const cents = self.cents;
-      meaning.textContent = cents === null ? "No limit" : cents === 0 ? "Blocks every call" : "";
+      self.means(self.cents === null ? "No limit" : self.cents === 0 ? BLOCKS : "");
       element.classList.toggle("dirty", self.isDirty);
-      form.classList.toggle("dirty", rows.filter((each) => each.isDirty).length > 1);
+      form.classList.toggle("dirty", rows.some((each) => each.isDirty));
     },
   };
-  self.now = before.value;
-  input.addEventListener("input", () => { self.refresh(); preview(self); });
+  input.addEventListener("input", () => { said(""); self.refresh(); tryLimits(); });
   input.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && self.isDirty) { event.preventDefault(); self.reset(); }
+    if (event.key === "Escape" && self.isDirty) { event.preventDefault(); self.reset(); tryLimits(); }
     if (event.key === "Enter") { event.preventDefault(); save([self]); }
   });
   return self;
@@ -180,95 +204,103 @@ function plainDollars(cents) {
   return cents % 100 ? (cents / 100).toFixed(2) : String(cents / 100);
 }
 
+function said(text) {
+  document.querySelector("#saved").textContent = text;
+}
+
 function saveWithoutReload() {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     const only = event.submitter?.value;
-    save(rows.filter((each) => (only ? each.name === only : true)));
+    save(rows.filter((each) => !only || each.name === only));
   });
   for (const each of rows) each.refresh();
 }
 
 async function save(wanted) {
   const changed = wanted.filter((each) => each.isDirty);
-  const said = document.querySelector("#saved");
-  said.textContent = "";
+  clearTimeout(trying);
+  said("");
   for (const each of changed) each.refresh();
+  if (!changed.length || areRefused(changed)) return;
+  const seen = await readLimits(changed);
+  if (areRefused(changed)) return;
+  // Nobody may have changed them since they were looked at, a moment ago.
+  const answer = await change(changed, form.dataset.api, seen).catch(() => null);
+  if (!answer?.ok) return tellProblem(changed, answer);
+  const { budget_limits: limits } = await answer.json();
+  for (const each of changed) {
+    each.now = plainDollars(limits[each.name]);
+    each.reset();
+  }
+  form.elements.reason.value = "";
+  document.querySelector(".notice")?.remove();
+  said("Saved.");
+  showChanges();
+}
+
+// Whether one of them cannot be saved as it is; the first of these gets the focus.
+function areRefused(changed) {
   const unreadable = changed.filter((each) => each.cents === undefined);
   const overtaken = changed.filter((each) => each.isOvertaken);
-  for (const each of overtaken) each.tellOvertaken();
   for (const each of unreadable) each.fail("Write an amount in dollars, such as 12 or 12.50.");
-  if (!changed.length || overtaken.length || unreadable.length) {
-    (unreadable[0] ?? overtaken[0])?.input.focus();
-    return;
-  }
-  const seen = await fetch(form.dataset.api).catch(() => null);
-  const limits = seen?.ok ? (await seen.json()).budget_limits : {};
-  const meanwhile = seen?.ok ? changed.filter((each) => plainDollars(limits[each.name]) !== each.before) : [];
-  for (const each of meanwhile) { each.now = plainDollars(limits[each.name]); each.tellOvertaken(); }
-  if (meanwhile.length) { meanwhile[0].input.focus(); return; }
-  // Nobody may have changed them since they were looked at, a moment ago.
-  const answer = await change(changed, form.dataset.api, seen?.headers.get("ETag")).catch(() => null);
-  if (answer?.ok) {
-    const budget = await answer.json();
-    for (const each of changed) each.saved(plainDollars(budget.budget_limits[each.name]));
-    said.textContent = "Saved.";
-    document.querySelector(".notice")?.remove();
-    showChanges();
-    return;
-  }
-  const problem = answer ? await answer.json().catch(() => null) : null;
-  for (const each of changed) each.fail(problem?.detail ?? "The gateway did not answer. Nothing was saved.");
+  for (const each of overtaken) each.failOvertaken();
+  const refused = [...unreadable, ...overtaken];
+  refused[0]?.input.focus();
+  return refused.length > 0;
+}
+
+// Learn what the server has now; gives its entity tag, if it answers.
+async function readLimits(changed) {
+  const answer = await fetch(form.dataset.api).catch(() => null);
+  if (!answer?.ok) return null;
+  const { budget_limits: limits } = await answer.json();
+  for (const each of changed) each.now = plainDollars(limits[each.name]);
+  return answer.headers.get("ETag");
 }
 
 function change(changed, address, tag) {
   const limits = Object.fromEntries(changed.map((each) => [each.name, each.cents]));
-  const headers = { "Content-Type": "application/json" };
-  if (tag) headers["If-Match"] = tag;
-  return fetch(address, { method: "PATCH", headers, body: JSON.stringify({ budget_limits: limits }) });
+  const headers = { "Content-Type": "application/json", ...(tag && { "If-Match": tag }) };
+  const body = JSON.stringify({ budget_limits: limits, reason: form.elements.reason.value });
+  return fetch(address, { method: "PATCH", headers, body });
 }
 
-// What a limit would have done, before it is saved.
+// Beside the fields that the server names, or else beside all that were to be saved.
+async function tellProblem(changed, answer) {
+  const problem = answer ? await answer.json().catch(() => null) : null;
+  const detail = problem?.detail ?? "The gateway did not answer. Nothing was saved.";
+  const named = changed.filter((each) => detail.includes(`budget_limits.${each.name} `));
+  for (const each of named.length ? named : changed) each.fail(detail);
+}
+
+// What limits would have done, before they are saved
+
 let trying = 0;
-function preview(each) {
+
+function tryLimits() {
   clearTimeout(trying);
-  if (!each.isDirty || !Number.isInteger(each.cents)) return;
   trying = setTimeout(async () => {
-    const cents = each.cents;
-    const answer = await change([each], `${form.dataset.api}?dry_run=true`).catch(() => null);
-    const tried = answer?.ok ? (await answer.json()).dry_run : null;
-    if (!tried || !each.isDirty || each.cents !== cents) return;
-    const said = [cents === 0 ? "Blocks every call." : "", inWords(tried.periods[each.name]), ...tried.notices.map((notice) => notice.detail)];
-    each.input.closest(".limit").querySelector(".meaning").textContent = said.filter(Boolean).join(" ");
+    const tried = rows.filter((each) => each.isDirty && each.cents !== undefined);
+    if (!tried.length) return;
+    const asked = tried.map((each) => each.input.value).join();
+    const answer = await change(tried, `${form.dataset.api}?dry_run=true`).catch(() => null);
+    const found = answer?.ok ? (await answer.json()).dry_run : null;
+    if (!found || asked !== tried.map((each) => each.input.value).join()) return;
+    for (const each of tried) each.means(wouldMean(each, found));
   }, 300);
 }
 
-function inWords(replay) {
+function wouldMean({ name, cents }, { periods, notices }) {
+  if (cents === null) return "No limit";
+  const notice = notices.find((each) => each.period === name) ?? notices.find((each) => each.bound_by === name);
+  return [cents === 0 ? BLOCKS : "", wouldHaveRefused(periods[name]), notice?.detail].filter(Boolean).join(" ");
+}
+
+function wouldHaveRefused(replay) {
   if (!replay) return "";
-  if (replay.refused_stretches === null) return "This ledger is too large to tell what it would have refused.";
-  if (replay.refused_stretches === 0) return "In the last 30 days it would have refused nothing.";
-  const times = replay.refused_stretches === 1 ? "once" : `${replay.refused_stretches} times`;
-  return `In the last 30 days it would have refused calls ${times}, for ${duration(replay.refused_seconds)} in all.`;
-}
-
-async function showChanges() {
-  const answer = await fetch(`${changes.dataset.source}?limit=20`).catch(() => null);
-  const found = answer?.ok ? (await answer.json()).changes : [];
-  changes.hidden = !found.length;
-  changes.querySelector("ol").replaceChildren(...found.map((each) => {
-    const item = document.createElement("li");
-    const when = document.createElement("time");
-    when.dateTime = each.changed_at;
-    const words = whatChanged(each.limits_before, each.limits_after);
-    item.append(when, ` ${each.changed_by}: ${words}${each.reason ? ` (${each.reason})` : ""}`);
-    return item;
-  }));
-  writeInReadersWay(changes);
-}
-
-function whatChanged(before, after) {
-  const names = [...new Set([...Object.keys(before), ...Object.keys(after)])];
-  const limit = (cents) => (cents === undefined ? "no limit" : `$${plainDollars(cents)}`);
-  return names.filter((name) => before[name] !== after[name])
-    .map((name) => `${name} ${limit(before[name])} → ${limit(after[name])}`).join(", ");
+  if (replay.refused_stretches === null) return "The ledger is too large to tell what this limit would have refused.";
+  const stretches = replay.refused_stretches === 1 ? "1 stretch" : `${replay.refused_stretches} stretches`;
+  const refusals = replay.refused_stretches ? `${stretches} of refusals, ${duration(replay.refused_seconds)} in all` : "no refusal";
+  return `With this limit, the last 30 days would have seen ${refusals}.`;
 }
