@@ -118,7 +118,7 @@ def create_page_parts(parts: Services) -> PageParts:
     """What the Budget page needs beside that; it reads on the operators' connections."""
     registry = parts.registry
     spending = Spending(registry.connections, registry.keys, registry.timeout_s)
-    return PageParts(spending, Live(registry, spending, parts.admissions))
+    return PageParts(spending, Live(registry, spending, parts.budgets, parts.admissions))
 
 
 def upstream_settings(config: Config) -> UpstreamSettings:

@@ -53,7 +53,8 @@ async def test_workspaces_page_hears_of_spend_and_of_limits(gateway: Gateway, ag
     async with watch(gateway, "/ui/workspaces/w/events") as page:
         await page.shows("figures-hourly", "no limit")
         await gateway.limit("w", hourly=100)
-        await page.shows("was-hourly", "1")
+        await page.shows("limits-now", '"hourly":"1"')
+        await page.shows("changes", "no limit → <b>")
         await gateway.spend("w", 140, token)
         await page.shows("alerts", "New calls are refused")
         await page.shows("figures-hourly", "$1.40 of $1.00, over the limit")

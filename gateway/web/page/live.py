@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 import structlog
 
 from gateway.core.errors import GatewayError, StorageUnavailable, Unavailable
+from gateway.storage.budgets import Budgets
 from gateway.storage.registry import ListedWorkspace, Registry
 from gateway.storage.spending import Spending
 from gateway.web.admission import Admissions
+from gateway.web.page.changes import newest_changes
 from gateway.web.page.shown import (
     Parts,
     gateway_parts,
@@ -78,6 +80,7 @@ class Live:
 
     registry: Registry
     spending: Spending
+    budgets: Budgets
     admissions: Admissions
     is_closed: bool = False
     _viewers: set[Viewer] = field(default_factory=set)
@@ -195,9 +198,10 @@ class Live:
         workspace_id = listed.workspace.workspace_id
         series = await self.spending.series([workspace_id], CHART_BUCKETS, with_windows=True)
         refused_since = await self.spending.refused_since(listed.budget.budget)
+        changes = await newest_changes(self.budgets, workspace_id)
         if workspace_id in series:
             view = workspace_view(listed, series[workspace_id], refused_since)
-            self._drawn[workspace_id, False] = _standing(listed), workspace_parts(view)
+            self._drawn[workspace_id, False] = _standing(listed), workspace_parts(view, changes)
 
 
 def _standing(listed: ListedWorkspace | None) -> _Standing:

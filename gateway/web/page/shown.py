@@ -4,11 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import orjson
+
 from gateway.web.admission import Admissions
+from gateway.web.page.changes import ChangesView
 from gateway.web.page.templates import render
 from gateway.web.page.views import WorkspaceView
 
 Parts = Mapping[str, str]
+
+# The one part that is no element, but JSON.
+LIMITS = "limits-now"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +53,30 @@ def row_parts(workspace: WorkspaceView) -> Parts:
     return {f"row:{workspace.workspace.workspace_id}": html}
 
 
-def workspace_parts(workspace: WorkspaceView) -> Parts:
+def workspace_parts(workspace: WorkspaceView, changes: ChangesView) -> Parts:
     """All of a workspace's page that changes by itself."""
     parts = {
         "head": render("workspace_head.html", workspace=workspace),
         "alerts": render("workspace_alerts.html", workspace=workspace),
+        "changes": render("workspace_changes.html", workspace=workspace, changes=changes),
+        LIMITS: _limits(workspace, changes),
     }
     for view in workspace.windows:
         name, values = view.period.name, {"workspace": workspace, "view": view}
         parts[f"figures-{name}"] = render("window_figures.html", **values)
         parts[f"chart-{name}"] = render("chart.html", **values)
         parts[f"table-{name}"] = render("chart_table.html", **values)
-        # No element: the script compares it with what stands in the field.
-        parts[f"was-{name}"] = view.typed_limit
     return parts
+
+
+def _limits(workspace: WorkspaceView, changes: ChangesView) -> str:
+    """What the script compares with what stands in the fields; new after every change.
+
+    A limit that was changed and changed back is what it was, but not what a page has that saved
+    the first of the two changes.
+    """
+    limits = {view.period.name: view.typed_limit for view in workspace.windows}
+    return orjson.dumps({"limits": limits, "change_count": changes.count}).decode()
 
 
 def removed_parts() -> Parts:

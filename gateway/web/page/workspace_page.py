@@ -7,6 +7,7 @@ from aiohttp import web
 from gateway.core.budget import Budget
 from gateway.core.budget_changes import limits_etag
 from gateway.core.errors import Forbidden, PreconditionFailed, Unauthorized, UnknownWorkspace
+from gateway.web.page.changes import newest_changes
 from gateway.web.page.frame import as_page, frame, see_other
 from gateway.web.page.limits_form import Field, fields_of, read_typed
 from gateway.web.page.live import CHART_BUCKETS, Subject
@@ -18,9 +19,6 @@ from gateway.web.page.views import WorkspaceView, workspace_view
 from gateway.web.same_origin import require_same_origin
 from gateway.web.services import services
 from gateway.web.workspaces import workspace_id
-
-CHANGES_ROUTE = "/workspaces/{id}/budget/changes"
-CHANGES_SHOWN = 10
 
 
 @as_page
@@ -75,7 +73,6 @@ async def _workspace_page(
     status: int = 200,
 ) -> web.Response:
     id_ = view.workspace.workspace_id
-    changes, change_count = await services(request).budgets.changes(id_, CHANGES_SHOWN)
     return page(
         "workspace.html",
         status,
@@ -84,9 +81,7 @@ async def _workspace_page(
         fields=fields,
         notice=notice,
         is_operator=await _is_operator(request),
-        changes=changes,
-        change_count=change_count,
-        changes_address=CHANGES_ROUTE.replace("{id}", id_),
+        changes=await newest_changes(services(request).budgets, id_),
         events=f"/ui/workspaces/{id_}/events",
         **frame(request),
     )

@@ -98,18 +98,12 @@ function keepListening(address) {
   if (!document.hidden) connect();
 }
 
-const limitsNow = new Map();
-
-function show(parts) {
-  let isLimitChanged = false;
-  for (const [name, text] of Object.entries(parts)) {
-    if (!name.startsWith("was-")) { fill(document.getElementById(name), text); continue; }
-    const period = name.slice("was-".length);
-    isLimitChanged ||= limitsNow.has(period) && limitsNow.get(period) !== text;
-    limitsNow.set(period, text);
+function show({ "limits-now": limits, ...parts }) {
+  for (const [name, text] of Object.entries(parts)) fill(document.getElementById(name), text);
+  if (!limits) return;
+  for (const [period, text] of Object.entries(JSON.parse(limits).limits)) {
     rows.find((each) => each.name === period)?.limitIs(text);
   }
-  if (isLimitChanged) showChanges();
 }
 
 function fill(place, text) {
@@ -132,10 +126,6 @@ async function fillFrom(answer, names) {
     const found = page.getElementById(name);
     if (found) fill(document.getElementById(name), found.innerHTML);
   }
-}
-
-async function showChanges() {
-  await fillFrom(await fetch(location.pathname).catch(() => null), ["changes"]);
 }
 
 // Limits
@@ -236,7 +226,6 @@ async function save(wanted) {
   form.elements.reason.value = "";
   document.querySelector(".notice")?.remove();
   said("Saved.");
-  showChanges();
 }
 
 // Whether one of them cannot be saved as it is; the first of these gets the focus.
