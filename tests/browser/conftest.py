@@ -1,19 +1,27 @@
-"""A real Chromium, where there is one."""
+"""A real Chromium, where there is one: started once, a context of its own for every tab.
+
+A browser belongs to one event loop, so all that these tests run on shares the session's.
+"""
 
 import os
 import shutil
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from importlib.util import find_spec
 from typing import Any
 
+import asyncpg
 import pytest
 import pytest_asyncio
 
-from tests.running import Gateway
+from tests.running import Agent, Gateway, run_agent, run_gateway
+from tests.storage.wire import Wire, open_wire
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+PATH = "/ui/workspaces/w"
+ADMIN_TOKEN = "alices-token"
 
 
 @dataclass
@@ -30,8 +38,19 @@ class Tab:
         await self.page.wait_for_selector("html.js")
 
     async def shows(self, selector: str, text: str) -> None:
-        """Wait until the first such element has this text."""
-        await self.page.locator(selector, has_text=text).first.wait_for(timeout=10_000)
+        """Wait until such an element has this text, and can be seen."""
+        await self.page.locator(selector, has_text=text).first.wait_for(timeout=15_000)
+
+    async def type_limit(self, period: str, text: str, *, key: str | None = None) -> None:
+        """Type a limit, and press a key behind it."""
+        await self.page.locator(f"#limit-{period}").fill(text)
+        if key is not None:
+            await self.page.locator(f"#limit-{period}").press(key)
+
+    async def overflow(self) -> int:
+        """How many pixels the page is wider than its window."""
+        wide = await self.page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        return max(0, int(wide))
 
     async def violations(self) -> list[str]:
         """What axe finds on the page as it is."""
@@ -52,9 +71,9 @@ def axe_source() -> str:
     return (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
 
 
-@pytest_asyncio.fixture
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Any]:
-    """Chromium without a window, of this test's own: it belongs to the test's event loop."""
+    """Chromium without a window."""
     if CHROMIUM is None:
         pytest.skip("there is no Chromium")
     playwright_api = pytest.importorskip("playwright.async_api")
@@ -65,20 +84,15 @@ async def browser() -> AsyncIterator[Any]:
         await browser.close()
 
 
-@pytest_asyncio.fixture
-async def tab(browser: Any, gateway: Gateway) -> AsyncIterator[Tab]:
-    """A tab; at the end its console must have stayed silent."""
-    async for each in open_tab(browser, gateway):
-        yield each
-        assert each.complaints == []
-
-
+@asynccontextmanager
 async def open_tab(browser: Any, gateway: Gateway, **options: Any) -> AsyncIterator[Tab]:
     """A tab in a context of its own."""
-    context = await browser.new_context(
-        **{"locale": "en-US", "timezone_id": "UTC", "viewport": {"width": 1440, "height": 900}}
-        | options
-    )
+    defaults = {
+        "locale": "en-US",
+        "timezone_id": "UTC",
+        "viewport": {"width": 1440, "height": 900},
+    }
+    context = await browser.new_context(**{**defaults, **options})
     page = await context.new_page()
     tab = Tab(page, gateway)
     page.on(
@@ -88,3 +102,66 @@ async def open_tab(browser: Any, gateway: Gateway, **options: Any) -> AsyncItera
     page.on("pageerror", lambda error: tab.complaints.append(str(error)))
     yield tab
     await context.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def tab(browser: Any, gateway: Gateway) -> AsyncIterator[Tab]:
+    """A tab; at the end its console must have stayed silent."""
+    async with open_tab(browser, gateway) as each:
+        yield each
+    assert each.complaints == []
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    """Closes at the end what a test opened."""
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def gateway(dsn: str, stack: AsyncExitStack) -> Gateway:
+    """A gateway on the test's database, open to operators."""
+    return await stack.enter_async_context(run_gateway(dsn))
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def guarded(dsn: str, stack: AsyncExitStack) -> Gateway:
+    """A gateway on the same database whose one operator is alice."""
+    environment = {"GATEWAY_AUTH__NAMED_ADMIN_TOKENS": f"alice={ADMIN_TOKEN}"}
+    return await stack.enter_async_context(run_gateway(dsn, environment))
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def wire(dsn: str, stack: AsyncExitStack) -> Wire:
+    """A wire to the test's database, which can be cut."""
+    return await stack.enter_async_context(open_wire(dsn))
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def wired(wire: Wire, stack: AsyncExitStack) -> Gateway:
+    """A gateway at the end of the wire, that waits for no query for long."""
+    environment = {"GATEWAY_DATABASE__QUERY_TIMEOUT_MS": "500"}
+    return await stack.enter_async_context(run_gateway(wire.dsn, environment))
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def agent(stack: AsyncExitStack) -> Agent:
+    """An agent that answers everything."""
+    return await stack.enter_async_context(run_agent())
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def connection(dsn: str, stack: AsyncExitStack) -> asyncpg.Connection:
+    """A plain connection to the test's database, to make rows of the past."""
+    connection = await asyncpg.connect(dsn)
+    stack.push_async_callback(connection.close)
+    return connection
+
+
+async def sign_in(tab: Tab, token: str, workspace: str = "") -> None:
+    """Fill the form of the page that asks who somebody is."""
+    await tab.page.get_by_label("Token", exact=True).fill(token)
+    if workspace:
+        await tab.page.locator("#workspace").fill(workspace)
+    await tab.page.get_by_role("button", name="Sign in").click()
