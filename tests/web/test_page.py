@@ -165,6 +165,18 @@ async def test_form_says_beside_the_field_what_is_wrong(
     assert budget["budget_limits"] == {}
 
 
+async def test_reason_that_is_too_long_is_told_beside_its_field(
+    gateway: Gateway, agent: Agent
+) -> None:
+    await gateway.register("w", agent.url)
+    form = {"save": "", "limit-hourly": "3", "reason": "x" * 501}
+    status, _, page = await post(gateway, "/ui/workspaces/w", form)
+    assert status == 400
+    assert "reason must have at most 500 characters." in page
+    _, budget = await gateway.json("GET", "/workspaces/w/budget")
+    assert budget["budget_limits"] == {}
+
+
 async def test_second_operator_is_told_and_overwrites_nothing(
     gateway: Gateway, agent: Agent
 ) -> None:
