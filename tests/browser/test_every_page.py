@@ -16,10 +16,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 DARK, LIGHT = "rgb(15, 16, 19)", "rgb(251, 251, 252)"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1440])
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1440, "light")])
 async def test_axe_finds_nothing(
-    browser: Any, gateway: Gateway, guarded: Gateway, agent: Agent, scheme: str, width: int
+    browser: Any, gateway: Gateway, guarded: Gateway, agent: Agent, width: int, scheme: str
 ) -> None:
     await gateway.spend("w", 140, await gateway.register("w", agent.url))
     await gateway.spend("near", 85, await gateway.register("near", agent.url))
