@@ -110,6 +110,13 @@ class Registry:
 
         return await self.connections.run(operation, self.timeout_s)
 
+    async def count(self) -> int:
+        """How many workspaces there are."""
+        count: int = await self.connections.run(
+            lambda connection: connection.fetchval(query("workspace_count"), None), self.timeout_s
+        )
+        return count
+
     async def one(self, workspace_id: str) -> ListedWorkspace:
         """One workspace. Raises UnknownWorkspace."""
         found = await self.several([workspace_id])

@@ -82,6 +82,18 @@ async def test_narrow_screen_sorts_too(browser: Any, gateway: Gateway, agent: Ag
         assert await names(tab) == ["a", "b"]
 
 
-async def test_gateway_without_workspaces_tells_how_the_first_comes(tab: Tab) -> None:
+async def test_workspaces_appear_and_go_by_themselves(tab: Tab, agent: Agent) -> None:
+    gateway = tab.gateway
     await tab.open("/")
     await tab.shows(".empty", "POST /registry/register")
+    token = await gateway.register("a", agent.url)
+    await tab.shows(NAMES, "a")
+    await tab.shows("#count", "1")
+    # The stream is now of the new row.
+    await gateway.spend("a", 250, token)
+    await tab.shows('[id="row:a"]', "$2.50")
+    await gateway.register("b", agent.url)
+    await tab.shows(NAMES, "b")
+    await gateway.json("DELETE", "/workspaces/b")
+    await tab.page.locator(NAMES, has_text="b").wait_for(state="detached")
+    assert await names(tab) == ["a"]

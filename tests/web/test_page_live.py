@@ -68,7 +68,16 @@ async def test_overview_hears_of_every_row_it_shows(gateway: Gateway, agent: Age
         await page.shows("row:b", "$0.00")
         await gateway.spend("b", 250, tokens["b"])
         await page.shows("row:b", "$2.50")
-        assert set(page.parts) == {"gateway", "gateway-alert", "row:a", "row:b"}
+        assert set(page.parts) == {"gateway", "gateway-alert", "roster-now", "row:a", "row:b"}
+
+
+async def test_overview_hears_that_workspaces_come_and_go(gateway: Gateway, agent: Agent) -> None:
+    async with watch(gateway, "/ui/events") as page:
+        await page.shows("roster-now", "0")
+        await gateway.register("a", agent.url)
+        await page.shows("roster-now", "1")
+        await gateway.json("DELETE", "/workspaces/a")
+        await page.shows("roster-now", "0")
 
 
 async def test_overview_listens_to_the_rows_that_it_shows(gateway: Gateway, agent: Agent) -> None:

@@ -23,6 +23,7 @@ from gateway.web.page.shown import (
     gateway_parts,
     gateway_view,
     removed_parts,
+    roster_parts,
     row_parts,
     workspace_parts,
 )
@@ -85,6 +86,7 @@ class Live:
     is_closed: bool = False
     _viewers: set[Viewer] = field(default_factory=set)
     _polling: asyncio.Task[None] | None = None
+    _roster: Parts = field(default_factory=dict)
     # What each was drawn from, and the drawing.
     _drawn: dict[_Key, tuple[_Standing, Parts]] = field(default_factory=dict)
 
@@ -130,13 +132,15 @@ class Live:
                 log.exception("page_not_updated")
             took_s = loop.time() - started
             await asyncio.sleep(max(POLL_INTERVAL_S, PAUSES_PER_POLL * took_s))
-        self._polling, self._drawn = None, {}
+        self._polling, self._drawn, self._roster = None, {}, {}
 
     async def _look(self) -> None:
         subjects = {viewer.subject for viewer in self._viewers}
         is_away = False
         try:
             await self._draw(subjects)
+            if any(subject.is_overview for subject in subjects):
+                self._roster = roster_parts(await self.registry.count())
         except StorageUnavailable as error:
             # The query of a page may fail, or be late, while calls are checked as always.
             is_away = not await self.admissions.gate.is_answering()
@@ -148,7 +152,7 @@ class Live:
 
     def _parts(self, subject: Subject) -> Parts:
         """What was drawn of this subject; nothing yet, if its viewer has just come."""
-        parts: dict[str, str] = {}
+        parts = dict(self._roster) if subject.is_overview else {}
         for workspace_id in subject.workspace_ids:
             _, drawn = self._drawn.get((workspace_id, subject.is_overview), (None, {}))
             parts.update(drawn)

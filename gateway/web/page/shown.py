@@ -13,8 +13,8 @@ from gateway.web.page.views import WorkspaceView
 
 Parts = Mapping[str, str]
 
-# The one part that is no element, but JSON.
-LIMITS = "limits-now"
+# What is no element, but tells the script of a page what to do.
+LIMITS, ROSTER = "limits-now", "roster-now"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,11 @@ def row_parts(workspace: WorkspaceView) -> Parts:
     """A workspace's row in the overview."""
     html = render("overview_row.html", workspace=workspace)
     return {f"row:{workspace.workspace.workspace_id}": html}
+
+
+def roster_parts(workspace_count: int) -> Parts:
+    """What the overview asks for its rows anew for: another number of workspaces."""
+    return {ROSTER: str(workspace_count)}
 
 
 def workspace_parts(workspace: WorkspaceView, changes: ChangesView) -> Parts:

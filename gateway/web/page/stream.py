@@ -13,6 +13,8 @@ from gateway.web.page.templates import PAGE_HEADERS
 # A stream ends after this and the page asks again, so that who was signed out sees no more.
 LIFETIME_S = 15 * 60
 ALIVE_S = 15.0
+# When a page asks again after a stream's end; browsers' own is several seconds.
+RETRY_MS = 1000
 WRITE_TIMEOUT_S = 10.0
 
 
@@ -27,6 +29,7 @@ async def stream_news(request: web.Request, subject: Subject) -> web.StreamRespo
         await answer.prepare(request)
         try:
             async with asyncio.timeout(LIFETIME_S):
+                await answer.write(b"retry: %d\n\n" % RETRY_MS)
                 await _send_news(answer, viewer, lambda: live.is_closed)
         except (TimeoutError, ConnectionError):
             pass

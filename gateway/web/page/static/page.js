@@ -6,11 +6,13 @@ const time = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 const both = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 
 const BLOCKS = "Blocks every call.";
+const SILENT_MS = 2500;
 
 document.documentElement.classList.add("js");
 writeInReadersWay(document);
 keepAgesTrue();
-if (document.body.dataset.events) keepListening(document.body.dataset.events);
+const listenTo = keepListening();
+listenTo(document.body.dataset.events);
 const form = document.querySelector("#limits");
 const rows = form?.querySelector(".limit") ? [...form.querySelectorAll(".window")].map(row) : [];
 if (rows.length) saveWithoutReload();
@@ -51,25 +53,34 @@ function duration(seconds) {
 
 // News
 
-function keepListening(address) {
+// Gives what begins to listen at an address, and leaves the one before.
+function keepListening() {
   const words = document.querySelector("#connection");
   const say = (text) => {
     words.hidden = !text;
     if (words.textContent !== text) words.textContent = text;
   };
+  let address = "";
   let source = null;
   let waiting = 0;
   let failures = 0;
+  let silence = 0;
 
   const connect = () => {
     clearTimeout(waiting);
     source?.close();
     source = new EventSource(address);
-    source.onopen = () => { failures = 0; say(""); };
+    source.onopen = () => {
+      failures = 0;
+      clearTimeout(silence);
+      silence = 0;
+      say("");
+    };
     source.onmessage = (event) => show(JSON.parse(event.data));
     source.onerror = () => {
       // The browser tries again by itself after a break, and never after an answer that is no stream.
-      say("Connection lost. Trying again…");
+      // A stream ends now and then, and the next one begins a second later.
+      silence ||= setTimeout(say, SILENT_MS, "Connection lost. Trying again…");
       if (source.readyState !== EventSource.CLOSED) return;
       failures += 1;
       waiting = setTimeout(connect, Math.min(30_000, 1000 * 2 ** failures));
@@ -82,10 +93,12 @@ function keepListening(address) {
     const answer = await fetch(location.href, { redirect: "manual" }).catch(() => null);
     if (answer?.type !== "opaqueredirect") return fillFrom(answer, ["gateway", "gateway-alert"]);
     clearTimeout(waiting);
+    clearTimeout(silence);
     const link = document.createElement("a");
     link.href = location.href;
     link.textContent = "Sign in again";
     words.replaceChildren("Signed out. ", link);
+    words.hidden = false;
   };
 
   // Who does not look needs no news, and a browser has only a few connections for all its tabs.
@@ -95,10 +108,17 @@ function keepListening(address) {
     source?.close();
   });
   window.addEventListener("pagehide", () => source?.close());
-  if (!document.hidden) connect();
+  return (there) => {
+    address = there;
+    if (!document.hidden) connect();
+  };
 }
 
-function show({ "limits-now": limits, ...parts }) {
+let rosterNow = document.querySelector("#roster")?.dataset.count;
+
+function show({ "limits-now": limits, "roster-now": roster, ...parts }) {
+  if (roster && rosterNow !== undefined && roster !== rosterNow) showRoster();
+  rosterNow = roster ?? rosterNow;
   for (const [name, text] of Object.entries(parts)) fill(document.getElementById(name), text);
   if (!limits) return;
   for (const [period, text] of Object.entries(JSON.parse(limits).limits)) {
@@ -118,14 +138,21 @@ function fill(place, text) {
   if (focused) place.querySelector(`[href="${CSS.escape(focused)}"]`)?.focus();
 }
 
-// Parts of a page that was asked for, in the place of those that are shown.
+// Workspaces came or went: the rows as they are now, and their news.
+async function showRoster() {
+  const page = await fillFrom(await fetch(location.href).catch(() => null), ["count", "roster"]);
+  if (page?.body.dataset.events) listenTo(page.body.dataset.events);
+}
+
+// Parts of a page that was asked for, in the place of those that are shown; gives the whole page.
 async function fillFrom(answer, names) {
-  if (!answer) return;
+  if (!answer) return null;
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   for (const name of names) {
     const found = page.getElementById(name);
     if (found) fill(document.getElementById(name), found.innerHTML);
   }
+  return page;
 }
 
 // Limits
