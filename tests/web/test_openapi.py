@@ -32,7 +32,7 @@ OFTEN = {"dictionary": "known", "probability": 0.5}
 # Every phase and every check that schemathesis has, with the same cases in every run.
 CONFIG: dict[str, Any] = {
     "seed": 1,
-    "generation": {"deterministic": True, "max-examples": 25},
+    "generation": {"deterministic": True, "max-examples": 15},
     "dictionaries": {"known": {"values": [WORKSPACE]}},
     "parameters": {"path.id": OFTEN, "body.workspace_id": OFTEN},
     "operations": [
