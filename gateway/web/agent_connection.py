@@ -111,12 +111,15 @@ class AgentConnection(BaseProtocol):
         await self._drain_helper()
 
     def fail(self, error: GatewayError) -> None:
-        """End the exchange: whoever waits for the answer, or reads its body, gets the error."""
+        """End the exchange: whoever waits for the answer, or reads its body, gets the error.
+
+        If it failed before, they get what was first: the rest only follows from it.
+        """
         if self._head is not None and not self._head.done():
             self._head.set_exception(error)
             # Nobody waits for it if the call was given up.
             self._head.exception()
-        elif self._body is not None and not self._body.is_eof():
+        elif self._body is not None and not self._body.is_eof() and not self._is_broken:
             self._body.set_exception(error)
         self._abort()
 
@@ -155,7 +158,8 @@ class AgentConnection(BaseProtocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell whoever waits; only a body without a length may end by a close, and a clean one."""
-        is_clean = exc is None and not self._reading_paused
+        # Who closes after a failure of ours closes in order, too.
+        is_clean = exc is None and not self._reading_paused and not self._is_broken
         super().connection_lost(exc)
         if self._body is not None and is_clean and self._parser is not None:
             with suppress(HttpProcessingError):
@@ -211,6 +215,10 @@ class AgentConnection(BaseProtocol):
     @property
     def _is_answered(self) -> bool:
         return self._body is not None and self._body.is_eof()
+
+    @property
+    def _is_broken(self) -> bool:
+        return self._body is not None and self._body.exception() is not None
 
     def _take(self, message: RawResponseMessage, body: StreamReader) -> None:
         if not self._is_head_expected or self._head is None:

@@ -317,6 +317,33 @@ async def test_answer_that_began_before_the_body_went_wrong_is_broken_and_the_on
         assert caller.received.count(b"HTTP/1.1") == 1
 
 
+async def test_answer_without_a_length_is_broken_if_the_body_goes_wrong_while_nobody_reads_it(
+    shared_gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gateway itself closes such an exchange in order, and for others that ends an answer."""
+
+    async def script(connection: RawConnection) -> None:
+        await connection.receive()
+        connection.send(OK + b"\r\nearly")
+        await connection.ended()
+
+    async def write_to_a_caller_that_does_not_read(answer: CallAnswer, data: bytes) -> None:
+        await write(answer, data)
+        await reads.wait()
+
+    write, reads = CallAnswer.write, asyncio.Event()
+    monkeypatch.setattr(CallAnswer, "write", write_to_a_caller_that_does_not_read)
+    async with run_raw_agent(script) as agent, connect(shared_gateway.url) as caller:
+        target = await target_of(shared_gateway, agent)
+        caller.send(request_bytes(target, fields=["Transfer-Encoding: chunked"], body=None))
+        await caller.until(lambda: b"early" in caller.received)
+        caller.send(b"zebra\r\n")
+        await agent.connections[0].ended()
+        reads.set()
+        await caller.ended()
+        assert not caller.has_whole_answer
+
+
 async def test_answer_that_does_not_wait_for_the_request_passes_and_ends_the_connection(
     shared_gateway: Gateway,
 ) -> None:
