@@ -256,6 +256,10 @@ class Connections:
     def _give_up(
         self, task: asyncio.Task[Any], lane_taken: list[_Lane], ended: asyncio.Future[None]
     ) -> None:
+        if task.done():
+            # It ended just now; what was its connection may be another's already.
+            _end(ended)
+            return
         if lane_taken and lane_taken[0].connection is not None:
             # The pending query ends by itself with a connection error. Cancelling it instead
             # would make asyncpg open a connection to cancel it on the server, and wait for that.

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable
 from dataclasses import replace
 
@@ -36,6 +37,28 @@ async def test_operation_whose_caller_left_gives_its_connection_back_at_the_dead
         caller.cancel()
         one = await connections.run(lambda each: each.fetchval("SELECT 1"), timeout_s=5)
     assert one == 1
+
+
+async def test_deadline_of_an_operation_that_just_ended_takes_no_connection_from_the_next(
+    dsn: str,
+) -> None:
+    may_end = asyncio.Event()
+
+    async def wait(_: Connection) -> str:
+        await may_end.wait()
+        return "ended"
+
+    async with Connections(DatabaseSettings(dsn), 1) as connections:
+        await connections.run(lambda each: each.fetchval("SELECT 1"), timeout_s=5)
+        first = asyncio.create_task(connections.run(wait, timeout_s=0.1))
+        await until(lambda: connections.idle_count == 0)
+        may_end.set()
+        # One turn of the loop then ends the first, begins the next and comes to the deadline.
+        late = time.monotonic() + 0.2
+        while time.monotonic() < late:
+            pass
+        assert await connections.run(lambda each: each.fetchval("SELECT 1"), timeout_s=5) == 1
+        assert await first == "ended"
 
 
 async def test_deadline_between_any_two_steps_of_the_driver_is_no_mistake_of_ours(dsn: str) -> None:
