@@ -256,9 +256,10 @@ class Connections:
     def _give_up(
         self, task: asyncio.Task[Any], lane_taken: list[_Lane], ended: asyncio.Future[None]
     ) -> None:
+        # First, so that the caller is told of the deadline and not of the connection's end.
+        _end(ended)
         if task.done():
             # It ended just now; what was its connection may be another's already.
-            _end(ended)
             return
         if lane_taken and lane_taken[0].connection is not None:
             # The pending query ends by itself with a connection error. Cancelling it instead
@@ -266,7 +267,6 @@ class Connections:
             lane_taken[0].drop()
         else:
             task.cancel()
-        _end(ended)
 
     def _finished(
         self, deadline: asyncio.TimerHandle, ended: asyncio.Future[None], task: asyncio.Task[Any]

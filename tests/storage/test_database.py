@@ -39,6 +39,17 @@ async def test_operation_whose_caller_left_gives_its_connection_back_at_the_dead
     assert one == 1
 
 
+async def test_deadline_that_passed_is_told_as_such_and_not_as_a_lost_connection(
+    dsn: str, connection: asyncpg.Connection
+) -> None:
+    async with Connections(DatabaseSettings(dsn), 1) as connections, connection.transaction():
+        await connections.run(lambda each: each.fetchval("SELECT 1"), timeout_s=5)
+        await connection.execute("LOCK TABLE workspaces IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(StorageUnavailable) as raised:
+            await connections.run(lambda each: each.fetch("SELECT FROM workspaces"), timeout_s=0.1)
+    assert raised.value.cause == "timeout"
+
+
 async def test_deadline_of_an_operation_that_just_ended_takes_no_connection_from_the_next(
     dsn: str,
 ) -> None:
