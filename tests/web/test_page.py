@@ -177,6 +177,54 @@ async def test_reason_that_is_too_long_is_told_beside_its_field(
     assert budget["budget_limits"] == {}
 
 
+def value_of(page: str, name: str) -> str:
+    """What a field of the form holds."""
+    found = re.search(rf'name="{name}" value="([^"]*)"', page)
+    assert found is not None
+    return found[1]
+
+
+async def test_error_at_one_limit_leaves_what_was_typed_at_the_others_and_saves_none(
+    gateway: Gateway, agent: Agent
+) -> None:
+    await gateway.register("w", agent.url)
+    form = {"save": "hourly", "limit-hourly": "abc", "limit-daily": "7", "reason": "why"}
+    status, _, page = await post(gateway, "/ui/workspaces/w", {**form, "limit-weekly": "x"})
+    assert status == 400
+    assert value_of(page, "limit-daily") == "7"
+    assert value_of(page, "limit-weekly") == "x"
+    assert value_of(page, "reason") == "why"
+    # It is not to be saved, so nothing is wrong with it yet.
+    assert re.search(r'id="error-weekly"[^>]*></p>', page)
+    _, budget = await gateway.json("GET", "/workspaces/w/budget")
+    assert budget["budget_limits"] == {}
+
+
+async def test_limit_saved_by_itself_does_not_wait_for_what_is_wrong_or_overtaken_elsewhere(
+    gateway: Gateway, agent: Agent
+) -> None:
+    await gateway.register("w", agent.url)
+    await gateway.limit("w", daily=500)  # meanwhile
+    form = {"save": "hourly", "limit-hourly": "3", "limit-daily": "7", "limit-weekly": "x"}
+    status, _, _ = await post(gateway, "/ui/workspaces/w", form)
+    assert status == 303
+    _, budget = await gateway.json("GET", "/workspaces/w/budget")
+    assert budget["budget_limits"] == {"hourly": 300, "daily": 500}
+
+
+async def test_limits_changed_meanwhile_are_shown_and_never_overwritten_by_saving_again(
+    gateway: Gateway, agent: Agent
+) -> None:
+    await gateway.register("w", agent.url)
+    await gateway.limit("w", daily=500, weekly=900)  # meanwhile
+    form = {"save": "hourly", "limit-hourly": "abc", "limit-daily": "7", "limit-weekly": ""}
+    _, _, page = await post(gateway, "/ui/workspaces/w", form)
+    # Nobody typed here.
+    assert (value_of(page, "limit-weekly"), value_of(page, "was-weekly")) == ("9", "9")
+    assert (value_of(page, "limit-daily"), value_of(page, "was-daily")) == ("7", "5")
+    assert "Changed meanwhile to $5.00." in page
+
+
 async def test_second_operator_is_told_and_overwrites_nothing(
     gateway: Gateway, agent: Agent
 ) -> None:

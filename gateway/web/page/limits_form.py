@@ -39,19 +39,32 @@ def _meaning(limit_cents: int | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Typed:
-    """What was sent: for each period its text, and the text that its field had before; and why."""
+    """What was sent: for each period its text, and the text that its field had before; and why.
+
+    `only` is the one period to save; if it is empty, all are.
+    """
 
     texts: Mapping[str, str]
     before: Mapping[str, str]
     reason: str = ""
+    only: str = ""
 
     @property
     def changed(self) -> list[Period]:
-        """The periods whose text is not what it was."""
+        """The periods to save whose text is not what it was."""
         return [period for period in PERIODS if self._is_changed(period.name)]
 
     def _is_changed(self, name: str) -> bool:
-        return name in self.texts and self.texts[name].strip() != self.before.get(name, "")
+        return self.only in ("", name) and name in self._typed
+
+    @property
+    def _typed(self) -> dict[str, str]:
+        """The texts that are not what they were, to be saved or not."""
+        return {
+            name: text
+            for name, text in self.texts.items()
+            if text.strip() != self.before.get(name, "")
+        }
 
     def change(self) -> tuple[LimitsChange | None, dict[str, Field]]:
         """The change, None if a text cannot be read; and the fields with what is wrong."""
@@ -73,19 +86,24 @@ class Typed:
 
     @property
     def fields(self) -> dict[str, Field]:
-        """The fields as they were sent."""
-        return {name: Field(text) for name, text in {**self.texts, REASON: self.reason}.items()}
+        """The fields that somebody typed in; the others show what is in force by now."""
+        return {name: Field(text) for name, text in {**self._typed, REASON: self.reason}.items()}
+
+    def is_overtaken(self, budget: Budget) -> bool:
+        """Whether somebody else changed meanwhile what is to be saved."""
+        overtaken = self.overtaken(budget)
+        return any(period.name in overtaken for period in self.changed)
 
     def overtaken(self, budget: Budget) -> dict[str, Field]:
-        """The changed fields whose limit somebody else changed meanwhile, and told so."""
-        changed = {period.name for period in self.changed}
+        """The fields typed in whose limit somebody else changed meanwhile, and told so."""
+        typed = self._typed
         return {
             window.period.name: Field(
-                self.texts[window.period.name],
+                typed[window.period.name],
                 error=f"Changed meanwhile to {_words(window.limit_cents)}. Save again to replace.",
             )
             for window in budget.windows
-            if window.period.name in changed
+            if window.period.name in typed
             and _field(window.limit_cents).text != self.before.get(window.period.name, "")
         }
 
@@ -96,10 +114,10 @@ def _words(limit_cents: int | None) -> str:
 
 def read_typed(form: Mapping[str, str]) -> Typed:
     """What a form says. Its button names the one period to save, or none of them: all."""
-    only = form.get("save", "")
-    names = [period.name for period in PERIODS if only in ("", period.name)]
+    names = [period.name for period in PERIODS]
     return Typed(
         {name: form[f"limit-{name}"] for name in names if f"limit-{name}" in form},
         {name: form.get(f"was-{name}", "") for name in names},
         form.get(REASON, ""),
+        form.get("save", ""),
     )

@@ -1,6 +1,7 @@
 """One workspace: its windows, the form for its limits, its history."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from aiohttp import web
 
@@ -9,7 +10,7 @@ from gateway.core.budget_changes import limits_etag
 from gateway.core.errors import Forbidden, PreconditionFailed, Unauthorized, UnknownWorkspace
 from gateway.web.page.changes import newest_changes
 from gateway.web.page.frame import as_page, frame, see_other
-from gateway.web.page.limits_form import Field, fields_of, read_typed
+from gateway.web.page.limits_form import Field, Typed, fields_of, read_typed
 from gateway.web.page.live import CHART_BUCKETS, Subject
 from gateway.web.page.parts import page_parts
 from gateway.web.page.sign_in import read_form
@@ -20,13 +21,16 @@ from gateway.web.same_origin import require_same_origin
 from gateway.web.services import services
 from gateway.web.workspaces import workspace_id
 
+SAVED = {"kind": "ok", "text": "Saved."}
+NOT_SAVED = {"kind": "error", "text": "Nothing was saved."}
+
 
 @as_page
 async def get_workspace_page(request: web.Request) -> web.StreamResponse:
     """One workspace: its windows, its limits, its history."""
     await services(request).access.require_reader(request, workspace_id(request))
     view, budget = await _workspace(request)
-    notice = {"kind": "ok", "text": "Saved."} if "saved" in request.query else None
+    notice = SAVED if "saved" in request.query else None
     return await _workspace_page(request, view, fields_of(budget), notice)
 
 
@@ -38,19 +42,28 @@ async def post_workspace_page(request: web.Request) -> web.StreamResponse:
     operator = await parts.access.require_operator(request)
     typed = read_typed(await read_form(request))
     change, faulty = typed.change()
+    if change is None:
+        return await _typed_page(request, typed, faulty, NOT_SAVED, 400)
     seen = (await parts.budgets.read(workspace)).budget
-    overtaken = typed.overtaken(seen)
-    if change is not None and not overtaken:
-        try:
+    if not typed.is_overtaken(seen):
+        with suppress(PreconditionFailed):
             # Nobody may have changed them since they were looked at, a moment ago.
             await parts.budgets.change(workspace, change, operator, [limits_etag(seen.limits)])
             return see_other(f"/ui/workspaces/{workspace}?saved")
-        except PreconditionFailed:
-            overtaken = typed.overtaken((await parts.budgets.read(workspace)).budget)
+    return await _typed_page(request, typed, faulty, NOT_SAVED, 409)
+
+
+async def _typed_page(
+    request: web.Request,
+    typed: Typed,
+    faulty: Mapping[str, Field],
+    notice: Mapping[str, str],
+    status: int,
+) -> web.Response:
+    """The page with all that was typed, to be saved or not."""
     view, budget = await _workspace(request)
-    fields = {**fields_of(budget), **typed.fields, **overtaken, **faulty}
-    notice = {"kind": "error", "text": "Nothing was saved."}
-    return await _workspace_page(request, view, fields, notice, 409 if not faulty else 400)
+    fields = {**fields_of(budget), **typed.fields, **typed.overtaken(budget), **faulty}
+    return await _workspace_page(request, view, fields, notice, status)
 
 
 async def _workspace(request: web.Request) -> tuple[WorkspaceView, Budget]:
