@@ -225,6 +225,21 @@ async def test_limits_changed_meanwhile_are_shown_and_never_overwritten_by_savin
     assert "Changed meanwhile to $5.00." in page
 
 
+@pytest.mark.parametrize("save", ["", "hourly"])
+async def test_form_that_changes_nothing_says_so_and_keeps_the_reason_in_its_field(
+    gateway: Gateway, agent: Agent, save: str
+) -> None:
+    await gateway.register("w", agent.url)
+    await gateway.limit("w", hourly=500)
+    form = {"save": save, "limit-hourly": "5", "was-hourly": "5", "reason": "why"}
+    status, _, page = await post(gateway, "/ui/workspaces/w", form)
+    assert status == 200
+    assert '<p class="notice" data-kind="ok" role="status">Nothing was changed.</p>' in page
+    assert value_of(page, "reason") == "why"
+    _, found = await gateway.json("GET", "/workspaces/w/budget/changes")
+    assert [change["reason"] for change in found["changes"]] == [None]
+
+
 async def test_second_operator_is_told_and_overwrites_nothing(
     gateway: Gateway, agent: Agent
 ) -> None:

@@ -22,6 +22,7 @@ from gateway.web.services import services
 from gateway.web.workspaces import workspace_id
 
 SAVED = {"kind": "ok", "text": "Saved."}
+NOT_CHANGED = {"kind": "ok", "text": "Nothing was changed."}
 NOT_SAVED = {"kind": "error", "text": "Nothing was saved."}
 
 
@@ -44,6 +45,8 @@ async def post_workspace_page(request: web.Request) -> web.StreamResponse:
     change, faulty = typed.change()
     if change is None:
         return await _typed_page(request, typed, faulty, NOT_SAVED, 400)
+    if not typed.changed:
+        return await _typed_page(request, typed, faulty, NOT_CHANGED, 200)
     seen = (await parts.budgets.read(workspace)).budget
     if not typed.is_overtaken(seen):
         with suppress(PreconditionFailed):
