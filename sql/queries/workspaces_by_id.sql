@@ -13,7 +13,12 @@ SELECT
     workspace.last_error_rate::double precision AS error_rate,
     workspace.last_sample_error AS sample_error,
     workspace.runtime_state,
-    workspace.runtime_metadata
+    workspace.runtime_metadata,
+    (
+        SELECT coalesce(max(change.change_number), 0)
+        FROM workspace_budget_changes AS change
+        WHERE change.workspace_id = workspace.id
+    ) AS change_count
 FROM workspaces AS workspace
 WHERE workspace.id = ANY ($1)
     AND workspace.status::text IS DISTINCT FROM 'removed'

@@ -47,6 +47,10 @@ class Tab:
         if key is not None:
             await self.page.locator(f"#limit-{period}").press(key)
 
+    def forgive(self, text: str) -> None:
+        """Forget complaints with this text: the browser notes every answer that is an error."""
+        self.complaints[:] = [each for each in self.complaints if text not in each]
+
     async def overflow(self) -> int:
         """How many pixels the page is wider than its window."""
         wide = await self.page.evaluate("document.documentElement.scrollWidth - innerWidth")
@@ -100,8 +104,10 @@ async def open_tab(browser: Any, gateway: Gateway, **options: Any) -> AsyncItera
         lambda said: tab.complaints.append(said.text) if said.type in ("error", "warning") else 0,
     )
     page.on("pageerror", lambda error: tab.complaints.append(str(error)))
-    yield tab
-    await context.close()
+    try:
+        yield tab
+    finally:
+        await context.close()
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -64,7 +64,7 @@ async def test_axe_finds_nothing_in_an_outage(
 
 
 @pytest.mark.parametrize("width", [360, 768, 1090, 1440])
-async def test_long_names_and_amounts_need_no_sideways_scrolling(
+async def test_long_names_and_amounts_make_no_page_wider_than_its_window(
     browser: Any, gateway: Gateway, agent: Agent, width: int
 ) -> None:
     workspace = "w" * 128

@@ -31,7 +31,7 @@ async def test_escape_takes_back_and_words_say_what_a_limit_means(tab: Tab, agen
     save = tab.page.locator('.save[value="daily"]')
     assert not await save.is_visible()
     await field.fill("0")
-    assert await meaning.inner_text() == "Blocks every call."
+    assert (await meaning.inner_text()).startswith("Blocks every call.")
     assert await save.is_visible()
     await field.fill("")
     assert await meaning.text_content() == "No limit"
@@ -56,9 +56,7 @@ async def test_what_the_server_said_stands_beside_the_field_that_it_names(
     await tab.shows("#error-hourly", "budget_limits.hourly must not be over")
     assert await tab.page.locator("#error-daily").text_content() == ""
     assert await limits(tab.gateway) == {}
-    # The browser notes every answer of 400 in its console.
-    assert all("400" in each for each in tab.complaints)
-    tab.complaints.clear()
+    tab.forgive("400")
 
 
 async def test_gateway_that_does_not_answer_is_said_beside_the_field(
@@ -69,7 +67,7 @@ async def test_gateway_that_does_not_answer_is_said_beside_the_field(
     await tab.page.context.set_offline(True)
     await tab.type_limit("hourly", "5", key="Enter")
     await tab.shows("#error-hourly", "The gateway did not answer. Nothing was saved.")
-    tab.complaints.clear()
+    tab.forgive("ERR_INTERNET_DISCONNECTED")
 
 
 async def test_all_changed_limits_are_saved_at_once(tab: Tab, agent: Agent) -> None:
@@ -88,6 +86,7 @@ async def test_saving_one_row_leaves_what_is_typed_in_another(tab: Tab, agent: A
     await tab.type_limit("weekly", "9")
     await tab.type_limit("hourly", "1")
     await tab.page.locator('.save[value="hourly"]').click()
+    await tab.shows("#saved", "Saved.")
     await tab.shows("#changes", "Last 60 minutes: no limit → $1.00")
     assert await limits(tab.gateway) == {"hourly": 100}
     assert await tab.page.locator("#limit-weekly").input_value() == "9"
@@ -159,7 +158,92 @@ async def test_of_two_who_save_at_the_same_time_the_second_overwrites_nothing(
     await tab.type_limit("hourly", "3", key="Enter")
     await tab.shows("#error-hourly", "The limits are not those that If-Match names. anyone changed")
     assert await limits(gateway) == {"hourly": 500}
-    tab.complaints.clear()  # the browser notes the answer of 412
+    tab.forgive("412")
+
+
+async def test_nothing_is_saved_over_limits_that_cannot_be_read(tab: Tab, agent: Agent) -> None:
+    await tab.gateway.register("w", agent.url)
+    await tab.open(PATH)
+
+    async def refuse_to_tell(route: Any) -> None:
+        if route.request.method == "GET":
+            await route.fulfill(status=503, json={"detail": "The database cannot answer."})
+        else:
+            await route.continue_()
+
+    await tab.page.route(f"**{BUDGET}", refuse_to_tell)
+    await tab.type_limit("hourly", "3", key="Enter")
+    await tab.shows("#error-hourly", "The database cannot answer.")
+    assert await limits(tab.gateway) == {}
+    tab.forgive("503")
+
+
+async def test_limit_is_saved_behind_a_proxy_that_makes_entity_tags_weak(
+    tab: Tab, agent: Agent
+) -> None:
+    await tab.gateway.register("w", agent.url)
+    await tab.open(PATH)
+
+    async def weaken(route: Any) -> None:
+        answer = await route.fetch()
+        tag = answer.headers.get("etag", "")
+        await route.fulfill(response=answer, headers={**answer.headers, "etag": f"W/{tag}"})
+
+    await tab.page.route(f"**{BUDGET}", weaken)
+    await tab.type_limit("hourly", "3", key="Enter")
+    await tab.shows("#saved", "Saved.")
+
+
+async def test_while_a_limit_is_saved_it_is_not_saved_again_and_typing_goes_on(
+    tab: Tab, agent: Agent
+) -> None:
+    await tab.gateway.register("w", agent.url)
+    await tab.open(PATH)
+    field, changes = tab.page.locator("#limit-hourly"), []
+
+    async def type_on(route: Any) -> None:
+        if route.request.method == "PATCH" and "dry_run" not in route.request.url:
+            changes.append(route)
+            await field.press("Enter")
+            await field.fill("45")
+        await route.continue_()
+
+    await tab.page.route(f"**{BUDGET}*", type_on)
+    await tab.type_limit("hourly", "3", key="Enter")
+    await tab.shows("#saved", "Saved.")
+    await tab.shows("#changes", "no limit → $3.00")
+    assert (len(changes), await field.input_value()) == (1, "45")
+    assert await limits(tab.gateway) == {"hourly": 300}
+
+
+async def test_focus_stays_in_the_form_when_a_button_has_saved(tab: Tab, agent: Agent) -> None:
+    await tab.gateway.register("w", agent.url)
+    await tab.open(PATH)
+    await tab.type_limit("daily", "3")
+    await tab.page.locator('.save[value="daily"]').click()
+    await tab.shows("#saved", "Saved.")
+    await tab.page.locator("#limit-daily:focus").wait_for()
+
+
+async def test_limit_that_is_changed_back_at_once_does_not_stay_in_its_field(
+    tab: Tab, agent: Agent
+) -> None:
+    await tab.gateway.register("w", agent.url)
+    await tab.open(PATH)
+    await tab.shows("#gateway", "Every call is checked.")
+
+    async def take_back(route: Any) -> None:
+        """Let another operator answer the change before this page hears that it is saved."""
+        answer = await route.fetch()
+        if route.request.method == "PATCH" and "dry_run" not in route.request.url:
+            await tab.gateway.limit("w", hourly=None)
+        await route.fulfill(response=answer)
+
+    await tab.page.route(f"**{BUDGET}*", take_back)
+    await tab.type_limit("hourly", "3", key="Enter")
+    await tab.shows("#saved", "Saved.")
+    await tab.shows("#changes", "Last 60 minutes: $3.00 → no limit")
+    await tab.page.locator("#limit-hourly:placeholder-shown").wait_for()
 
 
 async def test_another_limit_that_changed_meanwhile_is_no_reason_to_refuse(
@@ -194,7 +278,7 @@ async def test_changes_tell_who_when_from_what_to_what_and_why(
             "Last 60 minutes: no limit → $3.00",
             "Last 24 hours: no limit → $8.00",
         ]
-        assert re.match(r"alice, \d+:\d\d:\d\d", await newest.locator(".note").inner_text())
+        assert re.match(r"alice, .*\d+:\d\d", await newest.locator(".note").inner_text())
         assert await tab.page.get_by_label("Reason").input_value() == ""
 
         # Through the other gateway, where nobody needs a token.

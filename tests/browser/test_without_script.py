@@ -84,6 +84,8 @@ async def test_overview_searches_sorts_and_pages(plain: Tab, agent: Agent) -> No
     await plain.page.get_by_role("link", name="Workspace", exact=True).click()
     assert await names.first.inner_text() == "v00"
     await plain.page.get_by_role("link", name="Next").click()
+    await plain.page.wait_for_url("**page=2**")
+    await plain.page.get_by_text("51\N{EN DASH}51 of 51").wait_for()
     assert await names.all_inner_texts() == ["w"]
     await plain.page.get_by_role("searchbox").fill("V4")
     await plain.page.keyboard.press("Enter")

@@ -1,8 +1,8 @@
 """What changes while somebody looks: one poller a worker, shared by all who look.
 
-Every second, as long as anybody looks, one query reads the budgets of all workspaces in view. Only
-what changed is drawn anew, and once for all. A viewer gets the newest state of each part of its
-page, never a queue of old ones.
+Every second, as long as anybody looks, a few queries read the budgets of all workspaces in view.
+Only what changed is drawn anew, and once for all. A viewer gets the newest state of each part of
+its page, never a queue of old ones.
 """
 
 import asyncio
@@ -12,7 +12,12 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from gateway.core.errors import GatewayError, StorageUnavailable, Unavailable
+from gateway.core.errors import (
+    GatewayError,
+    StorageUnavailable,
+    Unavailable,
+    UnknownWorkspace,
+)
 from gateway.storage.budgets import Budgets
 from gateway.storage.registry import ListedWorkspace, Registry
 from gateway.storage.spending import Spending
@@ -202,10 +207,12 @@ class Live:
         workspace_id = listed.workspace.workspace_id
         series = await self.spending.series([workspace_id], CHART_BUCKETS, with_windows=True)
         refused_since = await self.spending.refused_since(listed.budget.budget)
-        changes = await newest_changes(self.budgets, workspace_id)
-        if workspace_id in series:
+        try:
+            changes = await newest_changes(self.budgets, workspace_id)
             view = workspace_view(listed, series[workspace_id], refused_since)
-            self._drawn[workspace_id, False] = _standing(listed), workspace_parts(view, changes)
+        except (KeyError, UnknownWorkspace):
+            return  # removed a moment ago; the next look finds that
+        self._drawn[workspace_id, False] = _standing(listed), workspace_parts(view, changes)
 
 
 def _standing(listed: ListedWorkspace | None) -> _Standing:
@@ -213,4 +220,5 @@ def _standing(listed: ListedWorkspace | None) -> _Standing:
         return None
     budget = listed.budget.budget
     # Forecasts and charts move on with the minutes.
-    return listed.workspace, budget.windows, budget.as_of.replace(second=0, microsecond=0)
+    minute = budget.as_of.replace(second=0, microsecond=0)
+    return listed.workspace, budget.windows, listed.change_count, minute

@@ -55,5 +55,5 @@ async def _send_news(
 
 
 def _event(changed: Mapping[str, str]) -> bytes:
-    # A comment keeps the connection, and tells us when nobody is there any more.
-    return b"data: " + orjson.dumps(changed) + b"\n\n" if changed else b": alive\n\n"
+    # Without news both sides learn from this whether the other is still there.
+    return (b"" if changed else b"event: alive\n") + b"data: " + orjson.dumps(changed) + b"\n\n"

@@ -6,7 +6,9 @@ const time = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 const both = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 
 const BLOCKS = "Blocks every call.";
-const SILENT_MS = 2500;
+const LOST_MS = 2500;
+// The server says something every 15 seconds.
+const SILENT_MS = 50_000;
 
 document.documentElement.classList.add("js");
 writeInReadersWay(document);
@@ -63,24 +65,36 @@ function keepListening() {
   let address = "";
   let source = null;
   let waiting = 0;
+  let losing = 0;
   let failures = 0;
-  let silence = 0;
+
+  const leave = () => {
+    clearTimeout(waiting);
+    clearTimeout(losing);
+    losing = 0;
+    source?.close();
+  };
 
   const connect = () => {
     clearTimeout(waiting);
     source?.close();
     source = new EventSource(address);
+    // A connection may be gone without a word.
+    const hear = () => { clearTimeout(waiting); waiting = setTimeout(connect, SILENT_MS); };
     source.onopen = () => {
       failures = 0;
-      clearTimeout(silence);
-      silence = 0;
+      clearTimeout(losing);
+      losing = 0;
       say("");
+      hear();
     };
-    source.onmessage = (event) => show(JSON.parse(event.data));
+    source.addEventListener("alive", hear);
+    source.onmessage = (event) => { hear(); show(JSON.parse(event.data)); };
     source.onerror = () => {
       // The browser tries again by itself after a break, and never after an answer that is no stream.
       // A stream ends now and then, and the next one begins a second later.
-      silence ||= setTimeout(say, SILENT_MS, "Connection lost. Trying again…");
+      losing ||= setTimeout(say, LOST_MS, "Connection lost. Trying again…");
+      clearTimeout(waiting);
       if (source.readyState !== EventSource.CLOSED) return;
       failures += 1;
       waiting = setTimeout(connect, Math.min(30_000, 1000 * 2 ** failures));
@@ -91,9 +105,10 @@ function keepListening() {
   // If it leads elsewhere, the session has ended. Any other answer tells how the gateway is.
   const askThePage = async () => {
     const answer = await fetch(location.href, { redirect: "manual" }).catch(() => null);
+    if (source.readyState === EventSource.OPEN) return;
+    if (answer?.status === 404) { leave(); return say("This workspace was removed."); }
     if (answer?.type !== "opaqueredirect") return fillFrom(answer, ["gateway", "gateway-alert"]);
-    clearTimeout(waiting);
-    clearTimeout(silence);
+    leave();
     const link = document.createElement("a");
     link.href = location.href;
     link.textContent = "Sign in again";
@@ -103,21 +118,22 @@ function keepListening() {
 
   // Who does not look needs no news, and a browser has only a few connections for all its tabs.
   document.addEventListener("visibilitychange", () => {
-    if (!document.hidden) return connect();
-    clearTimeout(waiting);
-    source?.close();
+    if (document.hidden) leave(); else connect();
   });
-  window.addEventListener("pagehide", () => source?.close());
+  window.addEventListener("pagehide", leave);
+  window.addEventListener("pageshow", (event) => { if (event.persisted) connect(); });
   return (there) => {
+    if (there === address) return;
     address = there;
     if (!document.hidden) connect();
   };
 }
 
 let rosterNow = document.querySelector("#roster")?.dataset.count;
+let rostering = 0;
 
 function show({ "limits-now": limits, "roster-now": roster, ...parts }) {
-  if (roster && rosterNow !== undefined && roster !== rosterNow) showRoster();
+  if (roster && rosterNow !== undefined && roster !== rosterNow) showRosterSoon();
   rosterNow = roster ?? rosterNow;
   for (const [name, text] of Object.entries(parts)) fill(document.getElementById(name), text);
   if (!limits) return;
@@ -138,10 +154,20 @@ function fill(place, text) {
   if (focused) place.querySelector(`[href="${CSS.escape(focused)}"]`)?.focus();
 }
 
-// Workspaces came or went: the rows as they are now, and their news.
+// Workspaces came or went. Everybody who looks hears of it at once, and should not ask at once.
+function showRosterSoon() {
+  clearTimeout(rostering);
+  rostering = setTimeout(showRoster, 500 + Math.random() * 2500);
+}
+
+// The rows as they are now, and their news.
 async function showRoster() {
-  const page = await fillFrom(await fetch(location.href).catch(() => null), ["count", "roster"]);
-  if (page?.body.dataset.events) listenTo(page.body.dataset.events);
+  const asked = rostering;
+  const answer = await fetch(location.href).catch(() => null);
+  if (asked !== rostering) return;
+  if (!answer?.ok) return showRosterSoon();
+  const page = await fillFrom(answer, ["count", "roster"]);
+  if (page.body.dataset.events) listenTo(page.body.dataset.events);
 }
 
 // Parts of a page that was asked for, in the place of those that are shown; gives the whole page.
@@ -183,6 +209,12 @@ function row(element) {
       input.value = self.now;
       self.refresh();
     },
+    // What was typed meanwhile stays.
+    isSaved(text, typed) {
+      self.now = text;
+      if (input.value === typed) self.reset();
+      else before.value = text;
+    },
     means(text) { meaning.textContent = text; },
     fail(text) {
       error.textContent = text;
@@ -197,6 +229,9 @@ function row(element) {
       error.textContent = "";
       input.removeAttribute("aria-invalid");
       self.means(self.cents === null ? "No limit" : self.cents === 0 ? BLOCKS : "");
+      self.mark();
+    },
+    mark() {
       element.classList.toggle("dirty", self.isDirty);
       form.classList.toggle("dirty", rows.some((each) => each.isDirty));
     },
@@ -204,7 +239,7 @@ function row(element) {
   input.addEventListener("input", () => { said(""); self.refresh(); tryLimits(); });
   input.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && self.isDirty) { event.preventDefault(); self.reset(); tryLimits(); }
-    if (event.key === "Enter") { event.preventDefault(); save([self]); }
+    if (event.key === "Enter") { event.preventDefault(); if (!event.repeat) save([self]); }
   });
   return self;
 }
@@ -225,34 +260,56 @@ function said(text) {
   document.querySelector("#saved").textContent = text;
 }
 
+function sayOfReason(text) {
+  document.querySelector("#error-reason").textContent = text;
+}
+
 function saveWithoutReload() {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     const only = event.submitter?.value;
     save(rows.filter((each) => !only || each.name === only));
   });
-  for (const each of rows) each.refresh();
+  for (const each of rows) each.mark();
 }
+
+let isSaving = false;
 
 async function save(wanted) {
   const changed = wanted.filter((each) => each.isDirty);
+  if (isSaving || !changed.length) return;
+  isSaving = true;
   clearTimeout(trying);
   said("");
+  sayOfReason("");
   for (const each of changed) each.refresh();
-  if (!changed.length || areRefused(changed)) return;
-  const seen = await readLimits(changed);
+  try {
+    if (!areRefused(changed)) await saveChanged(changed);
+  } finally {
+    isSaving = false;
+  }
+}
+
+async function saveChanged(changed) {
+  const found = await fetch(form.dataset.api).catch(() => null);
+  if (!found?.ok) return tellProblem(changed, found);
+  await learnLimits(changed, found);
   if (areRefused(changed)) return;
-  // Nobody may have changed them since they were looked at, a moment ago.
+  const typed = new Map(changed.map((each) => [each, each.input.value]));
+  // Nobody may have changed them since they were looked at, a moment ago. A proxy that codes
+  // answers makes their tags weak, which match nothing.
+  const seen = found.headers.get("ETag").replace(/^W\//, "");
   const answer = await change(changed, form.dataset.api, seen).catch(() => null);
   if (!answer?.ok) return tellProblem(changed, answer);
   const { budget_limits: limits } = await answer.json();
-  for (const each of changed) {
-    each.now = plainDollars(limits[each.name]);
-    each.reset();
-  }
+  for (const [each, text] of typed) each.isSaved(plainDollars(limits[each.name]), text);
   form.elements.reason.value = "";
   document.querySelector(".notice")?.remove();
   said("Saved.");
+  // What was used to save is hidden now, and would take the focus with it.
+  const focused = document.activeElement;
+  const isLost = focused === document.body || form.contains(focused);
+  if (isLost && !rows.some((each) => each.input === focused)) changed[0].input.focus();
 }
 
 // Whether one of them cannot be saved as it is; the first of these gets the focus.
@@ -266,13 +323,9 @@ function areRefused(changed) {
   return refused.length > 0;
 }
 
-// Learn what the server has now; gives its entity tag, if it answers.
-async function readLimits(changed) {
-  const answer = await fetch(form.dataset.api).catch(() => null);
-  if (!answer?.ok) return null;
+async function learnLimits(changed, answer) {
   const { budget_limits: limits } = await answer.json();
   for (const each of changed) each.now = plainDollars(limits[each.name]);
-  return answer.headers.get("ETag");
 }
 
 function change(changed, address, tag) {
@@ -286,6 +339,7 @@ function change(changed, address, tag) {
 async function tellProblem(changed, answer) {
   const problem = answer ? await answer.json().catch(() => null) : null;
   const detail = problem?.detail ?? "The gateway did not answer. Nothing was saved.";
+  if (detail.startsWith("reason ")) return sayOfReason(detail);
   const named = changed.filter((each) => detail.includes(`budget_limits.${each.name} `));
   for (const each of named.length ? named : changed) each.fail(detail);
 }
@@ -293,18 +347,25 @@ async function tellProblem(changed, answer) {
 // What limits would have done, before they are saved
 
 let trying = 0;
+let isTrying = false;
 
 function tryLimits() {
   clearTimeout(trying);
-  trying = setTimeout(async () => {
-    const tried = rows.filter((each) => each.isDirty && each.cents !== undefined);
-    if (!tried.length) return;
-    const asked = tried.map((each) => each.input.value).join();
-    const answer = await change(tried, `${form.dataset.api}?dry_run=true`).catch(() => null);
-    const found = answer?.ok ? (await answer.json()).dry_run : null;
-    if (!found || asked !== tried.map((each) => each.input.value).join()) return;
-    for (const each of tried) each.means(wouldMean(each, found));
-  }, 300);
+  trying = setTimeout(tryOnce, 300);
+}
+
+// One after the other: the ledger is read for each.
+async function tryOnce() {
+  if (isTrying) return tryLimits();
+  const tried = rows.filter((each) => each.isDirty && each.cents !== undefined);
+  if (!tried.length) return;
+  isTrying = true;
+  const asked = tried.map((each) => each.input.value).join();
+  const answer = await change(tried, `${form.dataset.api}?dry_run=true`).catch(() => null);
+  const found = answer?.ok ? (await answer.json()).dry_run : null;
+  isTrying = false;
+  if (asked !== tried.map((each) => each.input.value).join()) return;
+  for (const each of tried) each.means(found ? wouldMean(each, found) : "");
 }
 
 function wouldMean({ name, cents }, { periods, notices }) {
