@@ -139,6 +139,15 @@ class Budgets:
         found = [_read_change(row) for row in rows if row["change_number"] is not None]
         return found, rows[0]["change_count"]
 
+    async def change_counts(self, workspace_ids: Sequence[str]) -> dict[str, int]:
+        """How often the limits of these workspaces were changed, if they ever were."""
+        keys = [self.keys.existing(workspace_id) for workspace_id in workspace_ids]
+        rows = await self.connections.run(
+            lambda connection: connection.fetch(query("budget_change_counts"), keys),
+            self.timeout_s,
+        )
+        return {row["workspace_id"]: row["change_count"] for row in rows}
+
 
 async def _apply(
     connection: Connection,

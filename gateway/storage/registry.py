@@ -54,11 +54,10 @@ class PageRequest:
 
 @dataclass(frozen=True, slots=True)
 class ListedWorkspace:
-    """A workspace with its budget, and how often its limits were changed."""
+    """A workspace with its budget."""
 
     workspace: Workspace
     budget: WorkspaceBudget
-    change_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,9 +243,9 @@ async def _move(
 async def _read(connection: Connection, keys: list[str]) -> list[ListedWorkspace]:
     budgets = await read_budgets(connection, keys)
     rows = await connection.fetch(query("workspaces_by_id"), keys)
-    found = {row["workspace_id"]: row for row in rows}
+    found = {row["workspace_id"]: _workspace(row) for row in rows}
     return [
-        ListedWorkspace(_workspace(found[key]), budgets[key], found[key]["change_count"])
+        ListedWorkspace(found[key], budgets[key])
         for key in keys
         if key in found.keys() & budgets.keys()
     ]

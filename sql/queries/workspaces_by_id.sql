@@ -13,12 +13,7 @@ SELECT
     workspace.last_error_rate::double precision AS error_rate,
     workspace.last_sample_error AS sample_error,
     workspace.runtime_state,
-    workspace.runtime_metadata,
-    (
-        SELECT coalesce(max(change.change_number), 0)
-        FROM workspace_budget_changes AS change
-        WHERE change.workspace_id = workspace.id
-    ) AS change_count
+    workspace.runtime_metadata
 FROM workspaces AS workspace
 WHERE workspace.id = ANY ($1)
     AND workspace.status::text IS DISTINCT FROM 'removed'

@@ -180,17 +180,23 @@ class Live:
         found = {
             listed.workspace.workspace_id: listed for listed in await self.registry.several(ids)
         }
-        changed = [key for key in wanted if self._is_changed(key, found)]
+        pages = [id_ for id_, is_row in wanted if not is_row]
+        counts = await self.budgets.change_counts(pages) if pages else {}
+        standings = {
+            key: _standing(found.get(key[0]), 0 if key[1] else counts.get(key[0], 0))
+            for key in wanted
+        }
+        changed = [key for key in wanted if self._is_changed(key, standings[key])]
         await self._draw_rows([found[id_] for id_, is_row in changed if is_row and id_ in found])
         for workspace_id, is_row in changed:
             if workspace_id not in found:
                 self._drawn[workspace_id, is_row] = None, {} if is_row else removed_parts()
             elif not is_row:
-                await self._draw_page(found[workspace_id])
+                await self._draw_page(found[workspace_id], standings[workspace_id, False])
 
-    def _is_changed(self, key: _Key, found: dict[str, ListedWorkspace]) -> bool:
+    def _is_changed(self, key: _Key, standing: _Standing) -> bool:
         drawn = self._drawn.get(key)
-        return drawn is None or drawn[0] != _standing(found.get(key[0]))
+        return drawn is None or drawn[0] != standing
 
     async def _draw_rows(self, listed: Sequence[ListedWorkspace]) -> None:
         ids = [each.workspace.workspace_id for each in listed]
@@ -199,11 +205,11 @@ class Live:
             workspace_id = each.workspace.workspace_id
             if workspace_id in series:
                 parts = row_parts(workspace_view(each, series[workspace_id]))
-                self._drawn[workspace_id, True] = _standing(each), parts
+                self._drawn[workspace_id, True] = _standing(each, 0), parts
                 # Drawing takes time, and calls wait for the same loop.
                 await asyncio.sleep(0)
 
-    async def _draw_page(self, listed: ListedWorkspace) -> None:
+    async def _draw_page(self, listed: ListedWorkspace, standing: _Standing) -> None:
         workspace_id = listed.workspace.workspace_id
         series = await self.spending.series([workspace_id], CHART_BUCKETS, with_windows=True)
         refused_since = await self.spending.refused_since(listed.budget.budget)
@@ -212,13 +218,13 @@ class Live:
             view = workspace_view(listed, series[workspace_id], refused_since)
         except (KeyError, UnknownWorkspace):
             return  # removed a moment ago; the next look finds that
-        self._drawn[workspace_id, False] = _standing(listed), workspace_parts(view, changes)
+        self._drawn[workspace_id, False] = standing, workspace_parts(view, changes)
 
 
-def _standing(listed: ListedWorkspace | None) -> _Standing:
+def _standing(listed: ListedWorkspace | None, change_count: int) -> _Standing:
     if listed is None:
         return None
     budget = listed.budget.budget
     # Forecasts and charts move on with the minutes.
     minute = budget.as_of.replace(second=0, microsecond=0)
-    return listed.workspace, budget.windows, listed.change_count, minute
+    return listed.workspace, budget.windows, change_count, minute
