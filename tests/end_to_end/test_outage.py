@@ -139,7 +139,7 @@ async def enforcement_is_back(gateway: Gateway, token: str, within_s: float) -> 
         return (await gateway.json("POST", "/workspaces/w/a2a", {}))[0] == 402
 
     # On a busy machine a single check may still be late, and its call pass.
-    await until(is_refused)
+    await until(is_refused, within_s)
 
 
 async def nothing_was_lost(gateway: Gateway, traffic: Traffic, dsn: str) -> None:
