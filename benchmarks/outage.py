@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from gateway.core.errors import StorageUnavailable
-from gateway.storage.database import Connections, DatabaseSettings, connect
+from gateway.storage.database import DatabaseSettings, connect
 from gateway.storage.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from gateway.storage.gate import Gate
 from gateway.storage.migrations import migrate
@@ -104,7 +104,7 @@ async def _measure(name: str, server: EmbeddedPostgres, take_away: Act, bring_ba
     connection = await connect(settings)
     await connection.execute("INSERT INTO workspaces (id) VALUES ('w')")
     await connection.close()
-    gate, waits = Gate(Connections(settings, 2), WorkspaceKeys("text")), Waits()
+    gate, waits = Gate(settings, WorkspaceKeys("text")), Waits()
     await gate.open()
     callers = [asyncio.create_task(_ask_on(gate, waits)) for _ in range(CALLERS)]
     await asyncio.sleep(1)
@@ -121,7 +121,6 @@ async def _measure(name: str, server: EmbeddedPostgres, take_away: Act, bring_ba
         caller.cancel()
     await asyncio.gather(*callers, return_exceptions=True)
     await gate.close()
-    await gate.connections.close()
     return Outage(name, before, during, enforced_again_ms)
 
 

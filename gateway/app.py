@@ -86,14 +86,13 @@ def create_services(config: Config, keys: WorkspaceKeys) -> Services:
     """The parts that handlers use. Checks, heartbeats and operators cannot starve one another."""
     settings, sizes = config.database_settings, config.database
     timeout_s = sizes.query_timeout_ms / 1000
-    checked = replace(settings, statement_timeout_s=config.gate_settings.probe_timeout_s)
+    checked = replace(settings, statement_timeout_s=config.gate_settings.attempt_timeout_s)
     bounded = replace(settings, statement_timeout_s=timeout_s)
-    checks = Connections(checked, sizes.check_connections)
-    # Checks only read: after a failover, writers tell them that there is another server.
-    beats = Connections(bounded, sizes.heartbeat_connections, checks.renew)
-    operators = Connections(bounded, sizes.operator_connections, checks.renew)
+    gate = Gate(checked, keys, config.gate_settings)
+    # Checks only read: writers are the ones to notice that another server has taken over.
+    beats = Connections(bounded, sizes.heartbeat_connections, gate.renew)
+    operators = Connections(bounded, sizes.operator_connections, gate.renew)
     metrics = Metrics()
-    gate = Gate(checks, keys, config.gate_settings)
     admins = [
         Operator(name, token_sha256(token.get_secret_value()))
         for name, token in config.auth.operators
@@ -110,7 +109,7 @@ def create_services(config: Config, keys: WorkspaceKeys) -> Services:
         Admissions(gate, metrics),
         CallsUnderWay(config.proxy.calls_max, config.proxy.calls_per_workspace_max),
         Upstream(upstream_settings(config)),
-        {"check": checks, "heartbeat": beats, "operator": operators},
+        {"check": gate, "heartbeat": beats, "operator": operators},
     )
 
 
@@ -160,6 +159,5 @@ async def open_services(app: web.Application) -> AsyncIterator[None]:
     flushing.cancel()
     parts.metrics.flush()
     await parts.ledger.finish()
-    await parts.gate.close()
     for connections in parts.connections.values():
         await connections.close()

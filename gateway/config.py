@@ -247,7 +247,7 @@ class Config(Section):
     @property
     def gate_settings(self) -> GateSettings:
         """The gate's deadline as storage wants it."""
-        return GateSettings(timeout_s=self.budget.check_timeout_ms / 1000)
+        return GateSettings(self.budget.check_timeout_ms / 1000, self.database.check_connections)
 
 
 def load_config(path: Path | None, environment: Mapping[str, str]) -> Config:

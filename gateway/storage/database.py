@@ -8,17 +8,19 @@ server; only waiting for the task without awaiting its end returns in time.
 import asyncio
 import contextlib
 import json
+import select
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, cast
 
 import asyncpg
 import orjson
 
 from gateway.core.errors import Conflict, GatewayError, StorageUnavailable
+from gateway.storage.deadline import Deadline, limited
 from gateway.storage.hosts import each_host, first_connected
 from gateway.storage.queries import all_queries
 
@@ -55,9 +57,6 @@ CONTENTION_ERRORS = (
 # Classes of errors that come from the server's state, whatever was asked: connections, read-only
 # transactions, resources, an operator, the system.
 SERVER_STATE_CLASSES = ("08", "25", "53", "57", "58")
-
-# How often at most another server is looked for in place of one that takes no writes.
-RENEW_INTERVAL_S = 1.0
 
 
 class StatementFailed(StorageUnavailable):
@@ -102,37 +101,41 @@ class _Lane:
     """The place of one connection; empty until it is needed, and after a failure."""
 
     connection: Connection | None = None
-    # Takes the connection's place at its next use.
-    successor: Connection | None = None
     is_expired: bool = False
 
     def usable(self) -> Connection | None:
         """The connection for the next operation, if there is one."""
-        if self.successor is not None:
-            self.drop()
-            self.connection, self.successor = self.successor, None
         if self.is_expired or (self.connection is not None and self.connection.is_closed()):
             self.drop()
         return self.connection
 
+    def has_unread(self) -> bool:
+        """Whether bytes from the server wait to be read."""
+        return self.connection is not None and has_unread(self.connection)
+
     def drop(self) -> None:
-        _terminate(self.connection)
+        terminate(self.connection)
         self.connection = None
         self.is_expired = False
 
-    def drop_all(self) -> None:
-        self.drop()
-        self.succeed(None)
 
-    def succeed(self, successor: Connection | None) -> None:
-        _terminate(self.successor)
-        self.successor = successor
-
-
-def _terminate(connection: Connection | None) -> None:
-    # terminate() only closes the socket; close() would wait for the server to answer.
+def terminate(connection: Connection | None) -> None:
+    """Close a connection's socket at once; close() would wait for the server to answer."""
     if connection is not None and not connection.is_closed():
         connection.terminate()
+
+
+def has_unread(connection: Connection) -> bool:
+    """Whether bytes from the server lie in the connection's socket that the loop has not read.
+
+    asyncpg has no public way to its transport; a test fails if this one ends.
+    """
+    if connection.is_closed():
+        return False
+    arrived = select.poll()
+    transport = cast("Any", connection)._transport
+    arrived.register(transport.get_extra_info("socket"), select.POLLIN)
+    return bool(arrived.poll(0))
 
 
 def _nobody_else() -> None:
@@ -150,7 +153,6 @@ class Connections:
     _idle: asyncio.LifoQueue[_Lane] = field(default_factory=asyncio.LifoQueue)
     _running: set[asyncio.Task[Any]] = field(default_factory=set)
     _lanes: list[_Lane] = field(default_factory=list)
-    _renewing: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
         self._lanes = [_Lane() for _ in range(self.size)]
@@ -195,7 +197,10 @@ class Connections:
         # Not asyncio.wait, which takes another timer and two more turns of the loop.
         ended = loop.create_future()
         # Also for a caller that leaves before the deadline.
-        deadline = loop.call_later(timeout_s, self._give_up, task, lane_taken, ended)
+        give_up = partial(self._give_up, task, lane_taken, ended)
+        deadline = Deadline(
+            timeout_s, give_up, lambda: any(lane.has_unread() for lane in lane_taken)
+        )
         task.add_done_callback(partial(self._finished, deadline, ended))
         await ended
         if not task.done() or task.cancelled():
@@ -236,23 +241,6 @@ class Connections:
             lane.is_expired = lane.connection is not None
         self.on_read_only()
 
-    def renew(self) -> None:
-        """Have every connection made anew; the old ones are used until the new ones are there."""
-        if self._renewing is None or self._renewing.done():
-            self._renewing = asyncio.create_task(self._renew())
-
-    async def _renew(self) -> None:
-        for lane in self._lanes:
-            lane.succeed(await self._connect_at_last())
-        # A server may refuse writes for hours; it is not asked more often than this.
-        await asyncio.sleep(RENEW_INTERVAL_S)
-
-    async def _connect_at_last(self) -> Connection:
-        while True:
-            with contextlib.suppress(*DRIVER_ERRORS):
-                return await connect(self.settings)
-            await asyncio.sleep(RENEW_INTERVAL_S)
-
     def _give_up(
         self, task: asyncio.Task[Any], lane_taken: list[_Lane], ended: asyncio.Future[None]
     ) -> None:
@@ -269,7 +257,7 @@ class Connections:
             task.cancel()
 
     def _finished(
-        self, deadline: asyncio.TimerHandle, ended: asyncio.Future[None], task: asyncio.Task[Any]
+        self, deadline: Deadline, ended: asyncio.Future[None], task: asyncio.Task[Any]
     ) -> None:
         deadline.cancel()
         self._running.discard(task)
@@ -286,11 +274,8 @@ class Connections:
             )
             for task in late:
                 task.cancel()
-        if self._renewing is not None:
-            self._renewing.cancel()
-            await asyncio.wait({self._renewing})
         for lane in self._lanes:
-            lane.drop_all()
+            lane.drop()
 
 
 def _end(ended: asyncio.Future[None]) -> None:
@@ -327,7 +312,7 @@ def cause_of(error: Exception) -> str:
 async def connect(settings: DatabaseSettings) -> Connection:
     """A connection as every part of the gateway uses it. Raises a driver error in time."""
     attempts = [partial(_connect, dsn, settings) for dsn in each_host(settings.dsn)]
-    async with asyncio.timeout(settings.connect_timeout_s):
+    async with limited(settings.connect_timeout_s):
         return await first_connected(attempts, DRIVER_ERRORS)
 
 

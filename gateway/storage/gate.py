@@ -1,30 +1,34 @@
 """The gate: what has this workspace spent? Asked before every call, answered by few queries.
 
-Calls that arrive while queries are under way wait for the next one, which starts after they
-arrived and answers for all of them together. A decision is thus never older than its call, and
-the database sees a bounded number of queries however many calls come in. There is no cache.
+Calls that arrive while queries are in flight wait for the next one, which starts after they
+arrived and answers all of them together. A decision is thus never older than its call, and the
+database sees a bounded number of queries however many calls arrive. There is no cache.
 
-Waiting is bounded by the deadline, whatever the server does. After a few failures in a row a
-breaker opens: calls are told at once that the budget cannot be read, and one probe at a time
-finds out when it can be again.
+Waiting is bounded by the deadline, whatever the server does. The deadline runs from the moment a
+query was sent, and this process's own delay does not count against it (`deadline.py`): only the
+database's silence is an outage. After a few failures in a row a circuit breaker opens: calls learn
+at once that the budget cannot be read, and one attempt at a time to reach the database finds out
+when it can be read again.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 from gateway.core.errors import StorageUnavailable, UnknownWorkspace
-from gateway.storage.budgets import WorkspaceBudget, read_budgets
-from gateway.storage.database import Connection, Connections
+from gateway.storage.budgets import WorkspaceBudget, read_spends, with_room
+from gateway.storage.check_connection import RENEW_INTERVAL_S, CheckConnection, State
+from gateway.storage.circuit_breaker import CircuitBreaker
+from gateway.storage.database import DRIVER_ERRORS, Connection, DatabaseSettings, cause_of
+from gateway.storage.deadline import Deadline, limited
 from gateway.storage.workspace_key import WorkspaceKeys
 
-# A timer that fires this late was held up by our own event loop.
-STALL_S = 0.01
-OPEN_TIMEOUT_S = 5.0
-PROBE_TIMEOUT_MIN_S = 0.5
+ATTEMPT_TIMEOUT_MIN_S = 0.5
 CONNECT_TIME_S = 5.0
+START_TIMEOUT_MIN_S = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +36,29 @@ class GateSettings:
     """The gate's limits and deadlines."""
 
     timeout_s: float = 0.05
+    connections: int = 2
     workspaces_per_query_max: int = 500
     failures_to_open: int = 3
-    probe_interval_s: float = 0.1
+    attempt_interval_s: float = 0.1
 
     @property
-    def query_timeout_s(self) -> float:
-        """When a query is given up and its connection with it; callers have left long before."""
+    def late_timeout_s(self) -> float:
+        """How long a late query may go on before it is given up, and its connection with it.
+
+        Its callers have left. Its answer would show that the database is slow and not away, and
+        saves a new connection.
+        """
         return 2 * self.timeout_s
 
     @property
-    def probe_timeout_s(self) -> float:
-        """When a probe is given up: it may have to connect first, which takes many round trips."""
-        return max(PROBE_TIMEOUT_MIN_S, min(10 * self.timeout_s, self.timeout_s + CONNECT_TIME_S))
+    def attempt_timeout_s(self) -> float:
+        """When an attempt to connect is given up: it takes many round trips."""
+        return max(ATTEMPT_TIMEOUT_MIN_S, min(10 * self.timeout_s, self.timeout_s + CONNECT_TIME_S))
+
+    @property
+    def start_timeout_s(self) -> float:
+        """How long a start waits for the database's first answer before it opens the breaker."""
+        return max(START_TIMEOUT_MIN_S, 3 * self.timeout_s)
 
 
 def _database_now() -> None:
@@ -53,181 +67,317 @@ def _database_now() -> None:
 
 @dataclass(slots=True)
 class _Question:
-    """What is asked about one workspace; all who wait are told the same, or why there is nothing.
+    """What callers ask about one workspace; all of them get the same answer, or the same error.
 
-    Everybody waits for a future of its own: who leaves takes nothing from the others.
+    Each waits for a future of its own: one that leaves takes nothing from the others.
     """
 
-    is_answered: bool = False
+    is_asked_again: bool = False
     _waiting: list[asyncio.Future[WorkspaceBudget | None]] = field(default_factory=list)
-    _timer: asyncio.TimerHandle | None = None
 
     def answered(self) -> asyncio.Future[WorkspaceBudget | None]:
-        """One more waits: for the budget, for None if there is no such workspace, or an error."""
+        """A future of the budget, of None if there is no such workspace, or of an error."""
         waiting = asyncio.get_running_loop().create_future()
         self._waiting.append(waiting)
         return waiting
 
     def answer(self, found: WorkspaceBudget | None) -> None:
-        """Tell everybody, unless they were told before."""
-        self._end()
+        """Answer everyone who has no answer yet."""
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_result(found)
         self._waiting.clear()
 
     def refuse(self, cause: str) -> None:
-        """Tell everybody that the budget cannot be read, unless they were told before."""
-        self._end()
+        """Raise StorageUnavailable in everyone who has no answer yet."""
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_exception(StorageUnavailable(cause))
         self._waiting.clear()
 
-    def expire_at(self, due: float, timeout_s: float) -> None:
-        """Refuse at this moment of the loop's clock; `timeout_s` later if the loop was held up."""
-        self._timer = asyncio.get_running_loop().call_at(due, self._expire, due, timeout_s)
 
-    def _expire(self, due: float, timeout_s: float) -> None:
-        loop = asyncio.get_running_loop()
-        if loop.time() - due < STALL_S:
-            self.refuse("timeout")
-            return
-        # This process was busy and read nothing meanwhile; it is not the database that is late.
-        self._timer = loop.call_later(timeout_s, self.refuse, "stall")
+# Questions by the key of their workspace.
+_Batch = dict[str, _Question]
+# The key of a question about no workspace: does the database answer?
+_PING = ""
 
-    def _end(self) -> None:
-        self.is_answered = True
-        if self._timer is not None:
-            self._timer.cancel()
+
+@dataclass(slots=True)
+class _Query:
+    """The query for a batch of questions, on one connection."""
+
+    batch: _Batch
+    lane: CheckConnection
+    settings: GateSettings
+    is_given_up: bool = False
+    # Workspaces found over a limit, for which a second query asks when that ends.
+    _exceeded: Mapping[str, WorkspaceBudget] = field(default_factory=dict)
+    _deadline: Deadline | None = None
+
+    async def read(self, connection: Connection, as_of: datetime | None) -> None:
+        """Send it and answer its questions. Raises what the driver raises."""
+        self.lane.state = State.ASKING
+        self._deadline = Deadline(self.settings.timeout_s, self._be_late, self.lane.has_unread)
+        try:
+            found = await read_spends(
+                connection, [key for key in self.batch if key != _PING], as_of
+            )
+            self._exceeded = {key: each for key, each in found.items() if each.budget.exceeded}
+            for key, question in self.batch.items():
+                if key not in self._exceeded:
+                    question.answer(found.get(key))
+            if self._exceeded:
+                self._answer_exceeded(await with_room(connection, self._exceeded))
+        finally:
+            self._deadline.cancel()
+
+    def refuse(self, cause: str) -> None:
+        """Answer what it could not read. What is known to be over a limit is over it."""
+        self._answer_exceeded(self._exceeded)
+        for question in self.batch.values():
+            question.refuse(cause)
+
+    def _answer_exceeded(self, exceeded: Mapping[str, WorkspaceBudget]) -> None:
+        for key, found in exceeded.items():
+            if key in self.batch:
+                self.batch[key].answer(found)
+
+    def _be_late(self) -> None:
+        self.lane.state = State.LATE
+        self.refuse("timeout")
+        late_timeout_s = self.settings.late_timeout_s
+        self._deadline = Deadline(late_timeout_s, self._give_up, self.lane.has_unread)
+
+    def _give_up(self) -> None:
+        # The query ends by itself with a connection error. Cancelling it instead would make
+        # asyncpg open a connection to cancel it on the server, and wait for that.
+        self.is_given_up = True
+        self.lane.drop()
 
 
 @dataclass(slots=True)
 class Gate:
-    """Answers for any number of callers; `query_count` tells how few queries that took."""
+    """Answers any number of callers; `query_count` shows how few queries that took.
 
-    connections: Connections
+    Attempts to connect are among them, for each ends with a query.
+    """
+
+    database: DatabaseSettings
     keys: WorkspaceKeys
     settings: GateSettings = field(default_factory=GateSettings)
     # What counts as now; None is the database's clock. Tests set it.
     as_of: Callable[[], datetime | None] = _database_now
     query_count: int = 0
-    _waiting: dict[str, _Question] = field(default_factory=dict)
-    _queries: set[asyncio.Task[None]] = field(default_factory=set)
-    _failures: int = 0
-    _probe: asyncio.Task[None] | None = None
+    breaker: CircuitBreaker = field(init=False)
+    _waiting: _Batch = field(default_factory=dict)
+    # Ends the wait of questions for which no query was sent yet.
+    _waiting_deadline: Deadline | None = None
+    _lanes: list[CheckConnection] = field(default_factory=list)
+    _idle: list[CheckConnection] = field(default_factory=list)
+    _serving: list[asyncio.Task[None]] = field(default_factory=list)
+    _renewing: asyncio.Task[None] | None = None
+    # One attempt at a time while the breaker is open.
+    _attempting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    # Set when the first attempt to connect has ended.
+    _is_started: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.breaker = CircuitBreaker(self.settings.failures_to_open)
 
     @property
     def is_open(self) -> bool:
         """Whether the breaker is open: the budget cannot be read, and calls do not wait for it."""
-        return self._probe is not None
+        return self.breaker.is_open
+
+    @property
+    def size(self) -> int:
+        """How many connections there may be."""
+        return self.settings.connections
+
+    @property
+    def open_count(self) -> int:
+        """How many connections are open now."""
+        return sum(lane.is_open for lane in self._lanes)
+
+    @property
+    def idle_count(self) -> int:
+        """How many connections have nothing to ask now."""
+        return len(self._idle)
 
     async def ask(self, workspace_id: str) -> WorkspaceBudget:
         """The workspace's budget, read after this call began.
 
         Raises UnknownWorkspace, and StorageUnavailable within the deadline.
         """
-        key = self.keys.existing(workspace_id)
-        if self.is_open:
-            raise StorageUnavailable("breaker_open")
-        if (found := await self._question_about(key).answered()) is None:
+        if (found := await self._answered(self.keys.existing(workspace_id))) is None:
             raise UnknownWorkspace
         return found
 
-    def _question_about(self, key: str) -> _Question:
-        question = self._waiting.get(key)
-        # One that has given up still waits for its query; a call after it has its own deadline.
-        if question is None or question.is_answered:
-            question = self._waiting[key] = _Question()
-            timeout_s = self.settings.timeout_s
-            question.expire_at(asyncio.get_running_loop().time() + timeout_s, timeout_s)
-            self._start_queries()
-        return question
-
-    async def open(self) -> None:
-        """Connect, so that the first calls need not. Raises StorageUnavailable."""
-        opening = [self._read([], OPEN_TIMEOUT_S) for _ in range(self.connections.size)]
-        await asyncio.gather(*opening)
-
-    async def ping(self) -> None:
-        """Return if the database answers in time. Raises StorageUnavailable."""
-        await self._read([], self.settings.probe_timeout_s)
-
     async def is_answering(self) -> bool:
         """Whether a check would be answered now; asks the database where that is not known."""
-        if self.is_open:
-            return False
         try:
-            await self.ping()
+            await self._answered(_PING)
         except StorageUnavailable:
             return False
         return True
 
-    async def close(self) -> None:
-        """End the probe and wait for the queries under way."""
-        if self._probe is not None:
-            self._probe.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._probe
-        if self._queries:
-            await asyncio.wait(set(self._queries), timeout=self.settings.probe_timeout_s)
+    def _answered(self, key: str) -> asyncio.Future[WorkspaceBudget | None]:
+        if self.breaker.is_open:
+            raise StorageUnavailable("breaker_open")
+        if not self._waiting:
+            self._start_query()
+        return self._waiting.setdefault(key, _Question()).answered()
 
-    def _start_queries(self) -> None:
-        while self._waiting and len(self._queries) < self.connections.size:
-            query = asyncio.create_task(self._answer(self._take_batch()))
-            self._queries.add(query)
-            query.add_done_callback(self._query_ended)
+    def _start_query(self) -> None:
+        """Have an idle connection take what waits; bound the wait where there is none."""
+        if self._idle:
+            self._idle.pop().wake()
+        elif self._waiting_deadline is None:
+            # At once where there is nothing to wait for.
+            timeout_s = 0 if self._is_down else self.settings.timeout_s
+            late = partial(self._refuse_waiting, "connection" if self._is_down else "timeout")
+            self._waiting_deadline = Deadline(timeout_s, late)
 
-    def _take_batch(self) -> dict[str, _Question]:
+    @property
+    def _is_down(self) -> bool:
+        return all(lane.state is State.DOWN for lane in self._lanes)
+
+    def _refuse_waiting(self, cause: str) -> None:
+        self._end_waiting_deadline()
+        waiting, self._waiting = self._waiting, {}
+        for question in waiting.values():
+            question.refuse(cause)
+
+    def _take_batch(self) -> _Batch:
+        self._end_waiting_deadline()
         batch_max = self.settings.workspaces_per_query_max
         if len(self._waiting) <= batch_max:
             batch, self._waiting = self._waiting, {}
             return batch
-        return {key: self._waiting.pop(key) for key in list(self._waiting)[:batch_max]}
+        batch = {key: self._waiting.pop(key) for key in list(self._waiting)[:batch_max]}
+        self._start_query()
+        return batch
 
-    def _query_ended(self, query: asyncio.Task[None]) -> None:
-        self._queries.discard(query)
-        self._start_queries()
+    def _end_waiting_deadline(self) -> None:
+        if self._waiting_deadline is not None:
+            self._waiting_deadline.cancel()
+            self._waiting_deadline = None
 
-    async def _answer(self, batch: dict[str, _Question]) -> None:
+    async def open(self) -> None:
+        """Connect. Returns at the first answer, or with the breaker open where there is none."""
+        for _ in range(self.settings.connections):
+            lane = CheckConnection(self.database, self.settings.attempt_timeout_s)
+            self._lanes.append(lane)
+            self._serving.append(asyncio.create_task(self._serve(lane)))
         try:
-            found = await self._read(list(batch), self.settings.query_timeout_s)
-        except StorageUnavailable as error:
-            self._failed()
-            for question in batch.values():
-                question.refuse(error.cause)
-            return
-        self._failures = 0
-        for key, question in batch.items():
-            question.answer(found.get(key))
+            async with limited(self.settings.start_timeout_s):
+                await self._is_started.wait()
+        except TimeoutError:
+            self._start_open("timeout")
 
-    async def _read(self, keys: list[str], timeout_s: float) -> dict[str, WorkspaceBudget]:
-        self.query_count += 1
+    def _start_open(self, cause: str) -> None:
+        self._is_started.set()
+        self.breaker.open(cause)
+        self._refuse_waiting(cause)
 
-        async def operation(connection: Connection) -> dict[str, WorkspaceBudget]:
-            return await read_budgets(connection, keys, self.as_of())
+    async def close(self) -> None:
+        """Refuse what waits, and close every connection."""
+        tasks = {*self._serving, *([self._renewing] if self._renewing else [])}
+        for lane in self._lanes:
+            lane.close()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self._refuse_waiting("connection")
 
-        try:
-            return await self.connections.run(operation, timeout_s)
-        except StorageUnavailable:
-            raise
-        except Exception as error:
-            # A mistake of ours or of the driver must not leave callers or the probe hanging. It is
-            # no outage, so it is shown with its trace as well.
-            context = {"message": "the budget query failed", "exception": error}
-            asyncio.get_running_loop().call_exception_handler(context)
-            raise StorageUnavailable("internal") from error
+    def renew(self) -> None:
+        """Have every connection made anew; the old ones are used until the new ones are there."""
+        if self._renewing is None or self._renewing.done():
+            self._renewing = asyncio.create_task(self._renew())
 
-    def _failed(self) -> None:
-        self._failures += 1
-        if self._failures >= self.settings.failures_to_open and self._probe is None:
-            self._probe = asyncio.create_task(self._probe_until_answered())
+    async def _renew(self) -> None:
+        for lane in self._lanes:
+            await lane.renew()
+        # A server may refuse writes for hours; another one is not looked for more often than this.
+        await asyncio.sleep(RENEW_INTERVAL_S)
 
-    async def _probe_until_answered(self) -> None:
-        """Ask for nothing until that is answered, then close the breaker."""
+    async def _serve(self, lane: CheckConnection) -> None:
+        """Ask whatever waits, on one connection; connect anew whenever it fails."""
         while True:
-            await asyncio.sleep(self.settings.probe_interval_s)
-            with contextlib.suppress(StorageUnavailable):
-                await self._read([], self.settings.probe_timeout_s)
-                break
-        self._failures, self._probe = 0, None
+            try:
+                connection = lane.usable() or await self._reconnect(lane)
+                if self._waiting:
+                    await self._ask(connection, _Query(self._take_batch(), lane, self.settings))
+                else:
+                    await self._be_idle(lane)
+            except StorageUnavailable as error:
+                self._fail(lane, error.cause)
+            except Exception as error:
+                # A mistake of ours or of the driver must not leave callers hanging. It is not an
+                # outage, so it is shown with its trace as well.
+                context = {"message": "the budget query failed", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(context)
+                self._fail(lane, "internal")
+            if lane.state is State.DOWN:
+                await asyncio.sleep(self.settings.attempt_interval_s)
+
+    async def _be_idle(self, lane: CheckConnection) -> None:
+        lane.state = State.IDLE
+        self._idle.append(lane)
+        try:
+            await lane.pause()
+        finally:
+            with contextlib.suppress(ValueError):
+                self._idle.remove(lane)
+
+    async def _reconnect(self, lane: CheckConnection) -> Connection:
+        if self._waiting:
+            self._start_query()
+        async with self._attempting if self.breaker.is_open else contextlib.nullcontext():
+            self.query_count += 1
+            connection = await lane.connect()
+        self._is_started.set()
+        self.breaker.succeed()
+        return connection
+
+    async def _ask(self, connection: Connection, query: _Query) -> None:
+        """Raises StorageUnavailable, and what is a mistake of ours, once everyone has an answer."""
+        self.query_count += 1
+        try:
+            await query.read(connection, self.as_of())
+        except Exception as error:
+            if connection.is_closed():
+                cause = "timeout" if query.is_given_up else "connection"
+                self._ask_again(query, cause)
+                raise StorageUnavailable(cause) from error
+            if isinstance(error, DRIVER_ERRORS):
+                query.refuse(cause_of(error))
+                raise StorageUnavailable(cause_of(error)) from error
+            query.refuse("internal")
+            raise
+        self.breaker.succeed()
+
+    def _ask_again(self, query: _Query, cause: str) -> None:
+        """Have another query answer what one with a lost connection could not, once.
+
+        Reading twice changes nothing, and one lost connection is not an outage.
+        """
+        for key, question in [] if query.is_given_up else list(query.batch.items()):
+            if not question.is_asked_again and key not in self._waiting:
+                question.is_asked_again = True
+                self._waiting[key] = query.batch.pop(key)
+        query.refuse(cause)
+
+    def _fail(self, lane: CheckConnection, cause: str) -> None:
+        """The database failed: connect anew, and end waiting where there is nothing to wait for."""
+        lane.drop()
+        if lane.state is not State.DOWN:
+            lane.state = State.CONNECTING
+        self.breaker.fail(cause)
+        if not self._is_started.is_set():
+            self._start_open(cause)
+        elif self.breaker.is_open or self._is_down:
+            self._refuse_waiting(cause)
+        elif self._waiting:
+            self._start_query()

@@ -37,7 +37,7 @@ class Services:
     calls_under_way: CallsUnderWay
     upstream: "Upstream"
     # By the name of what they serve, for the gauges.
-    connections: dict[str, Connections]
+    connections: dict[str, Connections | Gate]
     is_draining: bool = field(default=False)
 
 

@@ -10,7 +10,6 @@ import asyncpg
 import pytest
 
 from gateway.core.errors import Conflict, StorageUnavailable
-from gateway.storage import database
 from gateway.storage.budgets import read_budgets
 from gateway.storage.database import (
     Connection,
@@ -22,7 +21,6 @@ from gateway.storage.database import (
 from gateway.storage.gate import Gate, GateSettings
 from gateway.storage.workspace_key import WorkspaceKeys
 from tests.running import until
-from tests.storage.wire import open_wire
 
 
 async def test_operation_whose_caller_left_gives_its_connection_back_at_the_deadline(
@@ -149,8 +147,8 @@ async def test_lock_that_somebody_else_holds_does_not_cost_the_connection(
 async def test_mistake_of_the_driver_opens_the_breaker_and_the_probe_goes_on(
     dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connections = Connections(DatabaseSettings(dsn), 1)
-    gate = Gate(connections, WorkspaceKeys("text"), GateSettings(timeout_s=1))
+    gate = Gate(DatabaseSettings(dsn), WorkspaceKeys("text"), GateSettings(timeout_s=1))
+    await gate.open()
     shown: list[object] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _loop, context: shown.append(context["exception"]))
@@ -160,7 +158,8 @@ async def test_mistake_of_the_driver_opens_the_breaker_and_the_probe_goes_on(
 
     # Only our own seam is replaced; the database itself is well.
     with monkeypatch.context() as patch:
-        patch.setattr("gateway.storage.gate.read_budgets", fail)
+        patch.setattr("gateway.storage.gate.read_spends", fail)
+        patch.setattr("gateway.storage.check_connection.read_nothing", fail)
         for _ in range(gate.settings.failures_to_open):
             with pytest.raises(StorageUnavailable):
                 await gate.ask("w")
@@ -169,7 +168,6 @@ async def test_mistake_of_the_driver_opens_the_breaker_and_the_probe_goes_on(
         await until(lambda: len(shown) > seen)
     await until(lambda: not gate.is_open)
     await gate.close()
-    await connections.close()
 
 
 async def test_every_connection_is_made_anew_when_one_finds_that_its_server_takes_no_writes(
@@ -183,35 +181,6 @@ async def test_every_connection_is_made_anew_when_one_finds_that_its_server_take
         new = await process_ids(connections)
     assert len(new) == 2
     assert not old & new
-
-
-async def test_readers_go_over_to_new_connections_without_waiting_for_them(
-    dsn: str, connection: asyncpg.Connection
-) -> None:
-    async with open_wire(dsn) as wire, Connections(DatabaseSettings(wire.dsn), 2) as readers:
-        old = await process_ids(readers)
-        wire.is_cut = True  # for new connections
-        async with Connections(DatabaseSettings(dsn), 1, readers.renew) as writers:
-            with pytest.raises(StorageUnavailable):
-                await writers.run(write_in_vain, timeout_s=5)
-            assert await process_ids(readers) == old
-            wire.mend()
-            await until(lambda: are_others(readers, old))
-            await until(lambda: are_gone(connection, old))
-
-
-async def test_connections_that_nobody_took_over_are_closed_with_the_others(
-    dsn: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(database, "RENEW_INTERVAL_S", 3600)
-    async with Connections(DatabaseSettings(dsn), 2) as readers:
-        await process_ids(readers)
-        readers.renew()
-        renewal = readers._renewing
-        await until(lambda: count(connection, 4))
-        readers.renew()
-        assert readers._renewing is renewal  # a server is not asked again at once
-    await until(lambda: count(connection, 0))
 
 
 OURS = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"

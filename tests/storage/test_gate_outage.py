@@ -36,6 +36,7 @@ SERVER_SETTINGS = {
     "superuser_reserved_connections": "0",  # we are one
 }
 KEYS = WorkspaceKeys("text")
+OURS = "FROM pg_stat_activity WHERE application_name = 'a2a-budget-gateway'"
 GATE = GateSettings()
 CALLERS = 8
 # 30 ms over the deadline are allowed and 1 s until enforcement is back. On a machine that is busy
@@ -86,18 +87,28 @@ async def stopped(place: Place) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def out_of_connections(place: Place) -> AsyncIterator[None]:
-    """Others have taken every connection, after ours were lost."""
+    """Others have taken every connection, ours among them."""
     async with AsyncExitStack() as others:
         first = await others.enter_async_context(other_connection(place))
-        await first.execute(
-            """SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
-               WHERE application_name = 'a2a-budget-gateway'"""
-        )
-        with contextlib.suppress(asyncpg.TooManyConnectionsError):
-            for _ in range(CONNECTIONS_MAX):
-                await others.enter_async_context(other_connection(place))
-            raise AssertionError("the server still takes connections")
-        yield
+
+        async def take() -> None:
+            while True:
+                with contextlib.suppress(asyncpg.TooManyConnectionsError):
+                    await others.enter_async_context(other_connection(place))
+                await asyncio.sleep(0.001)  # the pause between two tries
+
+        async def are_ours_gone() -> bool:
+            return not await first.fetchval(f"SELECT count(pg_terminate_backend(pid)) {OURS}")
+
+        # The gate connects anew at once, so that it takes more than one try.
+        takers = [asyncio.create_task(take()) for _ in range(4)]
+        try:
+            await until(are_ours_gone)
+            yield
+        finally:
+            for taker in takers:
+                taker.cancel()
+            await asyncio.wait(takers)
 
 
 @asynccontextmanager
@@ -166,7 +177,7 @@ async def test_checks_go_on_while_the_server_takes_no_writes_and_heartbeats_are_
     place: Place, stack: AsyncExitStack
 ) -> None:
     gate = await open_gate(place.server.dsn, stack)
-    connections = Connections(DatabaseSettings(place.server.dsn), 2, gate.connections.renew)
+    connections = Connections(DatabaseSettings(place.server.dsn), 2, gate.renew)
     ledger = Ledger(await stack.enter_async_context(connections), KEYS, timeout_s=5)
     await set_read_only(place.server, True)
     for _ in range(20):
@@ -198,8 +209,7 @@ async def is_open_after_a_call(gate: Gate) -> bool:
 
 async def open_gate(dsn: str, stack: AsyncExitStack, settings: GateSettings = GATE) -> Gate:
     """A gate as a worker has it, which has answered already."""
-    connections = await stack.enter_async_context(Connections(DatabaseSettings(dsn), 2))
-    gate = Gate(connections, KEYS, settings)
+    gate = Gate(DatabaseSettings(dsn), KEYS, settings)
     stack.push_async_callback(gate.close)
     await gate.open()
     await enforcement_returns(gate)

@@ -21,7 +21,10 @@ class Wire:
     is_cut: bool = False
     # How long each piece takes, either way.
     delay_s: float = 0
+    # Answers of the server that were held back.
+    held_answers: int = 0
     _server: asyncio.Server | None = None
+    _answers: asyncio.Event = field(default_factory=asyncio.Event)
     _speaks: asyncio.Event = field(default_factory=asyncio.Event)
     _carrying: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -45,6 +48,15 @@ class Wire:
     def speak(self) -> None:
         """Answer again, what was asked meanwhile too."""
         self._speaks.set()
+
+    def hold_answers(self) -> None:
+        """Pass on what is asked, and keep what the server answers."""
+        self.held_answers = 0
+        self._answers.clear()
+
+    def release_answers(self) -> None:
+        """Pass on what the server answered, and will answer."""
+        self._answers.set()
 
     async def listen(self) -> None:
         """Take connections, always at the same port."""
@@ -86,7 +98,7 @@ class Wire:
         with contextlib.closing(server_writer):
             ways = {
                 asyncio.create_task(self._carry_bytes(reader, server_writer)),
-                asyncio.create_task(self._carry_bytes(server_reader, writer)),
+                asyncio.create_task(self._carry_bytes(server_reader, writer, self._answers)),
             }
             try:
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -96,10 +108,16 @@ class Wire:
                 await asyncio.gather(*ways, return_exceptions=True)
 
     async def _carry_bytes(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        passing: asyncio.Event | None = None,
     ) -> None:
         while piece := await reader.read(65536):
             await self._speaks.wait()
+            if passing is not None:
+                self.held_answers += not passing.is_set()
+                await passing.wait()
             await asyncio.sleep(self.delay_s)
             writer.write(piece)
             await writer.drain()
@@ -119,6 +137,7 @@ async def open_wire(dsn: str) -> AsyncIterator[Wire]:
     parts = urlsplit(dsn)
     wire = Wire(f"{parse_qs(parts.query)['host'][0]}/{SOCKET}")
     wire.speak()
+    wire.release_answers()
     await wire.listen()
     address = f"127.0.0.1:{wire.port}"
     wire.dsn = f"postgresql://{parts.username}@{address}{parts.path}?sslmode=disable"
