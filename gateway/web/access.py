@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from gateway.core.credentials import bearer_token
 from gateway.core.errors import Forbidden, Unauthorized, UnknownWorkspace
 from gateway.core.operators import ANYONE
 from gateway.storage.registry import Credentials
@@ -34,8 +35,8 @@ def new_token() -> str:
 
 def bearer_sha256(request: web.Request) -> bytes | None:
     """The SHA-256 of the bearer token, None without one (RFC 6750 section 2.1)."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    return token_sha256(token.strip()) if scheme.lower() == "bearer" and token.strip() else None
+    token = bearer_token(request.headers.get("Authorization", ""))
+    return None if token is None else token_sha256(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,10 @@ class Access:
     def is_open(self) -> bool:
         """Whether operators need no token."""
         return not self.operators
+
+    def is_operators(self, token: str) -> bool:
+        """Whether this is an operator's token."""
+        return self._name(token_sha256(token)) is not None
 
     def credentials(self, request: web.Request) -> Credentials:
         """Who asks to register."""

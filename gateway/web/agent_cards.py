@@ -24,6 +24,7 @@ from gateway.core.agent_card import (
     rewrite_card,
     rewrite_rpc_answer,
 )
+from gateway.core.credentials import without_session_cookies
 from gateway.core.entity_tags import etag, is_matched
 from gateway.core.errors import (
     BadGateway,
@@ -262,7 +263,7 @@ async def _ask(upstream: Upstream, url: str, fields: Fields) -> _Answer:
     asked = UpstreamRequest("GET", url, _asked_with(fields), None)
     async with upstream.exchange(asked) as answer:
         body = await _read_body(answer.chunks)
-    kept = end_to_end(answer.headers)
+    kept = without_session_cookies(end_to_end(answer.headers))
     document = (
         _read_document(body, _listed(kept, "content-encoding")) if answer.status == 200 else None
     )

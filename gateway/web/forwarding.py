@@ -14,6 +14,7 @@ from aiohttp import HttpVersion11, hdrs, web
 
 from gateway.config import Proxy
 from gateway.core.agent_card import public_base
+from gateway.core.credentials import without_credentials, without_session_cookies
 from gateway.core.errors import (
     BadRequest,
     ContentTooLarge,
@@ -84,14 +85,15 @@ def public_base_of(parts: Services, arrival: Arrival, workspace_id: str) -> str:
     return public_base(base, origin.scheme, origin.host, workspace_id)
 
 
-def request_fields(arrival: Arrival, name: str, request_id: str) -> Fields:
+def request_fields(arrival: Arrival, parts: Services, request_id: str) -> Fields:
     """The fields that the agent gets: the caller's own, less the hop's, and who the caller is.
 
-    `name` is the gateway's own. Raises LoopDetected for a call that was here before.
+    The gateway's own credentials stay here. Raises LoopDetected for a call that was here before.
     """
+    name = parts.config.server.name
     if has_passed(arrival.fields, name):
         raise LoopDetected("This call was here before: an agent's URL leads back to the gateway.")
-    passing = end_to_end(arrival.fields, _REPLACED)
+    passing = without_credentials(end_to_end(arrival.fields, _REPLACED), parts.access.is_operators)
     way = fields_of_the_way(arrival.fields, arrival.hop, name)
     return [*passing, *way, ("X-Request-ID", request_id)]
 
@@ -166,7 +168,10 @@ def _too_large(bytes_max: int) -> ContentTooLarge:
 async def _stream_back(
     request: web.Request, parts: Services, upstream: UpstreamAnswer, added: Fields
 ) -> web.StreamResponse:
-    fields = [*end_to_end(upstream.headers, _NOT_SENT_BACK), *added]
+    fields = [
+        *without_session_cookies(end_to_end(upstream.headers, _NOT_SENT_BACK)),
+        *added,
+    ]
     fields.append(("X-Request-ID", request[REQUEST_ID]))
     answer = CallAnswer(
         request,

@@ -130,7 +130,7 @@ async def _ask_agent(
     """
     config = parts.config
     arrival = read_arrival(request, config.server.trusted_networks)
-    fields = request_fields(arrival, config.server.name, request[REQUEST_ID])
+    fields = request_fields(arrival, parts, request[REQUEST_ID])
     public_base = partial(public_base_of, parts, arrival, target.workspace_id)
     if request.method in (hdrs.METH_GET, hdrs.METH_HEAD) and is_card_path(target.path):
         call = CardCall(target, agent_url, public_base(), fields)

@@ -16,13 +16,11 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from gateway.core.credentials import HTTP_SESSION_COOKIE, HTTPS_SESSION_COOKIE
 from gateway.core.workspaces import is_workspace_id
 
 LIFETIME_S = 12 * 3600
 
-# A browser takes a cookie of the first name only over https, for this host alone (RFC 6265bis
-# section 4.1.3.2).
-_HTTPS_NAME, _HTTP_NAME = "__Host-gateway-session", "gateway-session"
 _PURPOSE = b"a2a-budget-gateway page session 1"
 _VALUE_CHARACTERS_MAX = 300
 
@@ -60,7 +58,8 @@ def _sign(token_sha256: bytes, workspace_id: str | None, expires_s: int) -> str:
 
 def read_session(request: web.Request) -> Session | None:
     """What the request's cookie claims."""
-    value = request.cookies.get(_HTTPS_NAME) or request.cookies.get(_HTTP_NAME) or ""
+    cookies = request.cookies
+    value = cookies.get(HTTPS_SESSION_COOKIE) or cookies.get(HTTP_SESSION_COOKIE) or ""
     parts = value.split("~")
     if len(value) > _VALUE_CHARACTERS_MAX or len(parts) != 3 or not value.isascii():
         return None
@@ -72,7 +71,7 @@ def read_session(request: web.Request) -> Session | None:
 def keep_session(answer: web.StreamResponse, session: Session, *, is_https: bool) -> None:
     """Have the browser send the session from now on, from this site's pages only."""
     answer.set_cookie(
-        _HTTPS_NAME if is_https else _HTTP_NAME,
+        HTTPS_SESSION_COOKIE if is_https else HTTP_SESSION_COOKIE,
         f"{session.workspace_id or ''}~{session.expires_s}~{session.signature}",
         max_age=LIFETIME_S,
         path="/",
@@ -84,5 +83,5 @@ def keep_session(answer: web.StreamResponse, session: Session, *, is_https: bool
 
 def forget_session(answer: web.StreamResponse) -> None:
     """Have the browser forget the session."""
-    for name, is_https in ((_HTTPS_NAME, True), (_HTTP_NAME, False)):
+    for name, is_https in ((HTTPS_SESSION_COOKIE, True), (HTTP_SESSION_COOKIE, False)):
         answer.del_cookie(name, path="/", httponly=True, secure=is_https, samesite="Strict")
