@@ -1,8 +1,8 @@
 """ANY /workspaces/{id}/a2a: decide whether a call goes on to its agent.
 
-The order: the target is valid, there is room for one more call, the budget has room (or the call
-is free, or the budget cannot be read), and only then is a byte of the body read and the agent
-spoken to.
+The order: the target is valid, no browser opens it as a page, there is room for one more call, the
+budget has room (or the call is free, or the budget cannot be read), and only then is a byte of the
+body read and the agent spoken to.
 """
 
 import contextlib
@@ -41,6 +41,7 @@ from gateway.web.forwarding import (
 )
 from gateway.web.json_body import read_body
 from gateway.web.request_id import REQUEST_ID
+from gateway.web.same_origin import refuse_navigation
 from gateway.web.services import Services, services
 from gateway.web.upstream import UpstreamRequest
 
@@ -87,6 +88,7 @@ async def proxy_call(request: web.Request) -> web.StreamResponse:
 async def _answer(request: web.Request, parts: Services, trace: Trace) -> web.StreamResponse:
     target = read_call_target(request.raw_path)
     trace.workspace_id = target.workspace_id
+    refuse_navigation(request)
     parts.calls_under_way.enter(request, target.workspace_id)
     try:
         return await _answer_admitted(request, parts, target, trace)

@@ -1,4 +1,4 @@
-"""Whether a browser sends a request for a page of ours.
+"""What browsers say about where a request comes from and what its response is for.
 
 A session's cookie is SameSite=Strict; what changes something is asked a second time. Browsers say
 where a request comes from (Fetch Metadata, and Origin where they do not). Who says neither is no
@@ -6,14 +6,39 @@ browser, and has no cookie that somebody else could use.
 """
 
 import ipaddress
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
+from multidict import istr
 
 from gateway.core.errors import Forbidden
 
 _SAFE_METHODS = (hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS)
 _SITE = "Sec-Fetch-Site"
+_MODE, _DESTINATION = istr("Sec-Fetch-Mode"), istr("Sec-Fetch-Dest")
+
+
+def refuse_navigation(request: web.Request) -> None:
+    """Raise Forbidden for a browser that opens the address, or loads it as a part of a page.
+
+    What an agent sends would be a page, a script or a service worker of this origin, and could do
+    what a signed-in operator may do. `fetch`, which only hands it to a script, and programs pass.
+    """
+    headers = request.headers
+    is_navigation = _MODE in headers and "navigate" in _members(headers.getall(_MODE))
+    if is_navigation or (
+        _DESTINATION in headers and _members(headers.getall(_DESTINATION)) != {"empty"}
+    ):
+        raise Forbidden(
+            "Open agents with an A2A client, not in a browser.",
+            {"X-Content-Type-Options": "nosniff"},
+        )
+
+
+def _members(values: Iterable[str]) -> set[str]:
+    """The members of a list that may be spread over several fields (RFC 9110 section 5.3)."""
+    return {member.strip().lower() for value in values for member in value.split(",")}
 
 
 def require_same_origin(request: web.Request) -> None:
