@@ -5,13 +5,18 @@ not even refuse, and the time to connect would be over before the new primary is
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+import re
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 # How long a host is waited for before the next one is asked as well.
 HEAD_START_S = 0.1
+
+# Scheme, authority, path, query, fragment (RFC 3986 appendix B). Not urlsplit: newer patch levels
+# of Python accept an IPv6 address only as the first host.
+_DSN = re.compile(r"([^:/?#]+://)([^/?#]*)([^?#]*)(?:\?([^#]*))?(.*)", re.DOTALL)
 
 
 class _Terminable(Protocol):
@@ -24,19 +29,30 @@ Attempt = Callable[[], Coroutine[Any, Any, Found]]
 
 def each_host(dsn: str) -> list[str]:
     """A DSN for each host that this one names, in its order."""
-    parts = urlsplit(dsn)
-    login, at, netloc = parts.netloc.rpartition("@")
-    fields = dict(parse_qsl(parts.query))
+    if (dsn_parts := _DSN.fullmatch(dsn.strip())) is None:
+        return [dsn]
+    scheme, authority, path, query, fragment = dsn_parts.groups(default="")
+    login, at, netloc = authority.rpartition("@")
     if "," in netloc:
-        return [parts._replace(netloc=f"{login}{at}{host}").geturl() for host in netloc.split(",")]
+        rest = dsn_parts[0][dsn_parts.end(2) :]
+        return [f"{scheme}{login}{at}{host}{rest}" for host in netloc.split(",")]
+    fields = dict(parse_qsl(query))
+    addresses = [] if netloc else _addresses(fields)
+    return [
+        f"{scheme}{authority}{path}?{urlencode(fields | address)}{fragment}"
+        for address in addresses
+    ] or [dsn]
+
+
+def _addresses(fields: Mapping[str, str]) -> list[dict[str, str]]:
+    """Host and port of each host that a query names, if there are several."""
     hosts, ports = fields.get("host", "").split(","), fields.get("port", "5432").split(",")
     # Where ports do not match, the driver finds the words for it.
-    if netloc or len(hosts) == 1 or len(ports) not in (1, len(hosts)):
-        return [dsn]
+    if len(hosts) == 1 or len(ports) not in (1, len(hosts)):
+        return []
     if len(ports) == 1:
         ports *= len(hosts)
-    addresses = [{"host": host, "port": port} for host, port in zip(hosts, ports, strict=True)]
-    return [parts._replace(query=urlencode(fields | address)).geturl() for address in addresses]
+    return [{"host": host, "port": port} for host, port in zip(hosts, ports, strict=True)]
 
 
 async def first_connected(

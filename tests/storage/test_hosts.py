@@ -23,6 +23,11 @@ from gateway.storage.hosts import each_host, first_connected
                 for host in ("a:1", "b", "[::1]:2")
             ],
         ),
+        ("postgresql://[::1]:2/d", ["postgresql://[::1]:2/d"]),
+        ("postgresql://[::1],a/d", ["postgresql://[::1]/d", "postgresql://a/d"]),
+        # An environment file may leave the end of the line.
+        ("postgresql://a,b/d\n", ["postgresql://a/d", "postgresql://b/d"]),
+        ("postgresql://a,b?x=1#c", ["postgresql://a?x=1#c", "postgresql://b?x=1#c"]),
         ("postgresql://a,b/d", ["postgresql://a/d", "postgresql://b/d"]),
         (
             "postgresql://u@/d?host=/run/a b,c&port=1,2&user=%26",
