@@ -91,24 +91,20 @@ async def out_of_connections(place: Place) -> AsyncIterator[None]:
     async with AsyncExitStack() as others:
         first = await others.enter_async_context(other_connection(place))
 
-        async def take() -> None:
+        async def take_ours() -> None:
+            # The gate connects anew at once: it takes tries until all are taken.
             while True:
+                await first.execute(f"SELECT pg_terminate_backend(pid) {OURS}")
                 with contextlib.suppress(asyncpg.TooManyConnectionsError):
-                    await others.enter_async_context(other_connection(place))
-                await asyncio.sleep(0.001)  # the pause between two tries
+                    while True:
+                        await others.enter_async_context(other_connection(place))
 
-        async def are_ours_gone() -> bool:
-            return not await first.fetchval(f"SELECT count(pg_terminate_backend(pid)) {OURS}")
-
-        # The gate connects anew at once, so that it takes more than one try.
-        takers = [asyncio.create_task(take()) for _ in range(4)]
+        taking = asyncio.create_task(take_ours())
         try:
-            await until(are_ours_gone)
             yield
         finally:
-            for taker in takers:
-                taker.cancel()
-            await asyncio.wait(takers)
+            taking.cancel()
+            await asyncio.wait({taking})
 
 
 @asynccontextmanager
