@@ -2,11 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 from aiohttp import web
 
 from gateway.config import Config
+from gateway.storage.address_snapshot import SnapshotError
+from gateway.storage.addresses import Addresses
 from gateway.storage.budgets import Budgets
 from gateway.storage.database import Connections
 from gateway.storage.dry_run import DryRuns
@@ -33,16 +37,19 @@ from gateway.web.services import SERVICES, Services
 from gateway.web.upstream import Upstream, UpstreamSettings
 
 
-def create_app(config: Config, keys: WorkspaceKeys) -> web.Application:
+def create_app(
+    config: Config, keys: WorkspaceKeys, snapshot: Path | None = None
+) -> web.Application:
     """Build the application: routes and middlewares here, connections in `open_services`.
 
-    `keys` are those of the migrated database that `config` names.
+    `keys` are those of the database that `config` names; `snapshot` is the file with the addresses
+    of its agents that the supervisor keeps.
     """
     app = web.Application(middlewares=[carry_request_id, refuse_faulty, answer_errors])
     app.on_response_prepare.append(answer_request_id)
     app.on_response_prepare.append(forwarding.remove_server_field)
     app.on_response_prepare.append(close_when_draining)
-    app[SERVICES] = create_services(config, keys)
+    app[SERVICES] = create_services(config, keys, snapshot)
     app[PAGE_PARTS] = create_page_parts(app[SERVICES])
     app.cleanup_ctx.append(open_services)
     app.on_shutdown.append(send_viewers_away)
@@ -82,7 +89,7 @@ def add_routes(router: web.UrlDispatcher) -> None:
     add("*", "/workspaces/{id}/a2a/{tail:(?s:.*)}", proxy.proxy_call)
 
 
-def create_services(config: Config, keys: WorkspaceKeys) -> Services:
+def create_services(config: Config, keys: WorkspaceKeys, snapshot: Path | None) -> Services:
     """The parts that handlers use. Checks, heartbeats and operators cannot starve one another."""
     settings, sizes = config.database_settings, config.database
     timeout_s = sizes.query_timeout_ms / 1000
@@ -106,7 +113,7 @@ def create_services(config: Config, keys: WorkspaceKeys) -> Services:
         DryRuns(operators, keys, timeout_s),
         Registry(operators, keys, timeout_s),
         Access(admins, Tokens(operators, keys, timeout_s), config.server.public_host),
-        Admissions(gate, metrics),
+        Admissions(gate, metrics, Addresses(snapshot), config.budget.on_outage == "known"),
         CallsUnderWay(config.proxy.calls_max, config.proxy.calls_per_workspace_max),
         Upstream(upstream_settings(config)),
         {"check": gate, "heartbeat": beats, "operator": operators},
@@ -152,10 +159,16 @@ async def finish_calls(app: web.Application) -> None:
 async def open_services(app: web.Application) -> AsyncIterator[None]:
     """Connect to the database and open the client, for as long as the application runs."""
     parts = app[SERVICES]
+    addresses = parts.admissions.addresses
+    # The first worker of a gateway comes before its first snapshot.
+    with suppress(SnapshotError):
+        await addresses.load()
     await parts.gate.open()
+    following = asyncio.create_task(addresses.follow())
     flushing = asyncio.create_task(parts.metrics.keep_flushing())
     async with parts.upstream:
         yield
+    following.cancel()
     flushing.cancel()
     parts.metrics.flush()
     await parts.ledger.finish()

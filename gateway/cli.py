@@ -62,7 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     command = _add(commands, "worker", _worker)
     command.add_argument("--listener", type=int, required=True)
     command.add_argument("--lifeline", type=int, required=True)
-    command.add_argument("--id-type", required=True)
+    command.add_argument("--id-type")
+    command.add_argument("--snapshot", type=Path)
     return parser
 
 
@@ -102,7 +103,7 @@ def _worker(options: argparse.Namespace) -> int:
 
     listener = socket.socket(fileno=options.listener)
     keys = WorkspaceKeys(options.id_type)
-    uvloop.run(work(_config(options), keys, listener, options.lifeline))
+    uvloop.run(work(_config(options), keys, listener, options.lifeline, options.snapshot))
     return 0
 
 

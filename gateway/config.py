@@ -139,6 +139,7 @@ class BudgetCheck(Section):
     """The check before a call."""
 
     check_timeout_ms: int = Field(50, ge=1, le=60_000)
+    on_outage: Literal["open", "known"] = "open"
 
 
 class Auth(Section):

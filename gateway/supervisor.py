@@ -1,23 +1,29 @@
 """`gateway serve`: one database, one listening socket, and workers that take calls from it.
 
-The supervisor serves nothing itself. It starts the embedded database if there is no other,
-migrates once, opens the socket, and keeps the workers running. SIGHUP replaces them one by one,
+The supervisor serves nothing itself. It starts the embedded database if there is no other, opens
+the socket, and keeps the workers running. A configured database is migrated first if it answers;
+if it is away the workers serve without it, by a snapshot of agents' addresses, and it is migrated
+once it is back. SIGHUP replaces them one by one,
 with the configuration as it is then; address, database and number of workers stay.
 """
 
 import asyncio
+import os
 import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
 
 from gateway.config import Config
-from gateway.database import StartError, open_database, prepare_database, pruned_ledger
+from gateway.database import DatabaseCare, StartError, data_dir_of, locate_database
+from gateway.storage.address_snapshot import snapshot_name
+from gateway.storage.database import DatabaseSettings
 from gateway.workers import WorkerCommand, Workers
 
 log = structlog.get_logger()
@@ -44,17 +50,52 @@ async def supervise(
     async with AsyncExitStack() as stack:
         listener = listener or listen(config.server.host, config.server.port)
         stack.enter_context(listener)
-        settings = await _unless_stopped(stop, stack.enter_async_context(open_database(config)))
+        settings = await _unless_stopped(stop, stack.enter_async_context(locate_database(config)))
         if settings is None:
             return
-        keys = await _unless_stopped(stop, prepare_database(settings))
-        if keys is None:
-            return
-        await stack.enter_async_context(pruned_ledger(settings, config.database.ledger_retention))
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-metrics-"))
-        command = WorkerCommand(config_file, settings, keys, listener, folder)
-        workers = Workers(command, config.server.workers, stop)
-        await _run(workers, replace, on_ready or _log_address)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-")))
+        care = DatabaseCare(
+            settings, config.database.ledger_retention, snapshot_path(config, settings, folder)
+        )
+        async with _cared_for(care, stop):
+            await _either(care.is_decided, stop)
+            if stop.is_set():
+                return
+            metrics = folder / "metrics"
+            metrics.mkdir(mode=0o700)
+            command = WorkerCommand(
+                config_file, settings, care.keys, listener, str(metrics), care.snapshot
+            )
+            workers = Workers(command, config.server.workers, stop)
+            await _run(workers, replace, on_ready or _log_address)
+
+
+@asynccontextmanager
+async def _cared_for(care: DatabaseCare, stop: asyncio.Event) -> AsyncIterator[None]:
+    """The database is cared for; stops the gateway and raises why, if that cannot go on."""
+    caring = asyncio.create_task(care.run())
+    caring.add_done_callback(lambda _: stop.set())
+    try:
+        yield
+    finally:
+        caring.cancel()
+        await asyncio.wait({caring})
+    if not caring.cancelled():
+        await caring
+
+
+def snapshot_path(config: Config, settings: DatabaseSettings, folder: Path) -> Path:
+    """Where the addresses of agents are kept; only as long as this runs, where it must be so."""
+    data_dir, is_embedded = data_dir_of(config), config.database.dsn is None
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("snapshot_not_kept", reason=str(error))
+        data_dir = folder
+    if not os.access(data_dir, os.W_OK | os.X_OK):
+        log.warning("snapshot_not_kept", reason=f"{data_dir} cannot be written")
+        data_dir = folder
+    return data_dir / ("addresses.jsonl" if is_embedded else snapshot_name(settings.dsn))
 
 
 async def _unless_stopped(stop: asyncio.Event, start: Coroutine[Any, Any, Part]) -> Part | None:

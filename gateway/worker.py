@@ -11,6 +11,7 @@ import resource
 import signal
 import socket
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, cast
 
 import structlog
@@ -33,9 +34,15 @@ SERVE_ON_S = 0.4
 ACCEPTED_MAX = 4096
 
 
-async def work(config: Config, keys: WorkspaceKeys, listener: socket.socket, lifeline: int) -> None:
-    """Serve until SIGTERM, SIGINT, or the end of the supervisor, then finish what is under way."""
-    app = create_app(config, keys)
+async def work(
+    config: Config,
+    keys: WorkspaceKeys,
+    listener: socket.socket,
+    lifeline: int,
+    snapshot: Path | None = None,
+) -> None:
+    """Serve until SIGTERM, SIGINT, or the supervisor's end; then finish the calls in flight."""
+    app = create_app(config, keys, snapshot)
     runner = create_runner(app, config)
     await runner.setup()
     site = web.SockSite(runner, listener)

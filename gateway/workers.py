@@ -12,6 +12,7 @@ from asyncio.subprocess import Process
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import structlog
 
@@ -39,6 +40,7 @@ class WorkerCommand:
     keys: WorkspaceKeys
     listener: socket.socket
     metrics_folder: str
+    snapshot: Path
 
     async def start(self) -> "Worker":
         """Start a worker. Raises OSError where there is no memory or no process for it."""
@@ -62,7 +64,8 @@ class WorkerCommand:
     def _arguments(self, lifeline: int) -> list[str]:
         arguments = [sys.executable, "-m", "gateway", "worker"]
         arguments += ["--listener", str(self.listener.fileno()), "--lifeline", str(lifeline)]
-        arguments += ["--id-type", self.keys.id_type]
+        arguments += ["--snapshot", str(self.snapshot)]
+        arguments += ["--id-type", self.keys.id_type] if self.keys.id_type else []
         return arguments + (["--config", self.config_file] if self.config_file else [])
 
     def _environment(self, environment: Mapping[str, str]) -> dict[str, str]:

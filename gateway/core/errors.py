@@ -164,6 +164,13 @@ class Unavailable(GatewayError):
         super().__init__(detail, {"Retry-After": str(retry_after_s)})
 
 
+class UnknownAgent(Unavailable):
+    """The database is away, and this process does not know where the workspace's agent is."""
+
+    def __init__(self) -> None:
+        super().__init__("The database is unavailable, and the agent's address is not known.", 5)
+
+
 class StorageUnavailable(Unavailable):
     """The database could not answer; `cause` is one word for logs and metrics."""
 

@@ -72,7 +72,7 @@ def claimed_place(config: Config) -> Iterator[Place]:
 async def run_own_gateway(config: Config, place: Place) -> AsyncIterator[OwnGateway]:
     """The gateway on its own database."""
     async with open_database(Config(database=Database(data_dir=place.folder))) as database:
-        own = own_config(database.dsn, config.log)
+        own = own_config(database.dsn, place.folder, config.log)
         tell_workers(own)
         async with supervised(own, place.listener) as url:
             yield OwnGateway(url, place, database)
@@ -91,10 +91,10 @@ def claimed_folder(data_dir: Path) -> Iterator[Path]:
     raise StartError(f"{FOLDERS_MAX} demos run already in {data_dir}: stop one of them.")
 
 
-def own_config(dsn: str, log: Log) -> Config:
+def own_config(dsn: str, data_dir: Path, log: Log) -> Config:
     """The configuration of the demo's gateway: the defaults, on this machine alone."""
     server = Server(drain_timeout_s=DRAIN_TIMEOUT_S)
-    return Config(server=server, database=Database(dsn=SecretStr(dsn)), log=log)
+    return Config(server=server, database=Database(dsn=SecretStr(dsn), data_dir=data_dir), log=log)
 
 
 def tell_workers(config: Config) -> None:

@@ -291,11 +291,17 @@ def _unavailable(error: Exception) -> StorageUnavailable:
     return (StatementFailed if is_refusal else StorageUnavailable)(cause_of(error))
 
 
+def is_outage(error: asyncpg.PostgresError) -> bool:
+    """Whether an error comes from the server's state, and may be gone in a moment."""
+    return (error.sqlstate or "")[:2] in SERVER_STATE_CLASSES or isinstance(
+        error, asyncpg.PostgresConnectionError
+    )
+
+
 def _is_refusal(error: asyncpg.PostgresError) -> bool:
     # FATAL ends the connection and may come after a commit; so may what a pooler says of a server
     # that it lost, which is of class 08.
-    sqlstate_class = (error.sqlstate or "")[:2]
-    return error.severity_en == "ERROR" and sqlstate_class not in SERVER_STATE_CLASSES
+    return error.severity_en == "ERROR" and not is_outage(error)
 
 
 def cause_of(error: Exception) -> str:

@@ -168,6 +168,8 @@ class Gate:
     # What counts as now; None is the database's clock. Tests set it.
     as_of: Callable[[], datetime | None] = _database_now
     query_count: int = 0
+    # Whether the database has ever answered here.
+    has_answered: bool = False
     breaker: CircuitBreaker = field(init=False)
     _waiting: _Batch = field(default_factory=dict)
     # Ends the wait of questions for which no query was sent yet.
@@ -337,9 +339,18 @@ class Gate:
         async with self._attempting if self.breaker.is_open else contextlib.nullcontext():
             self.query_count += 1
             connection = await lane.connect()
+            await self._learn_keys(connection)
         self._is_started.set()
+        self.has_answered = True
         self.breaker.succeed()
         return connection
+
+    async def _learn_keys(self, connection: Connection) -> None:
+        try:
+            async with limited(self.settings.attempt_timeout_s):
+                await self.keys.learn(connection)
+        except DRIVER_ERRORS as error:
+            raise StorageUnavailable(cause_of(error)) from error
 
     async def _ask(self, connection: Connection, query: _Query) -> None:
         """Raises StorageUnavailable, and what is a mistake of ours, once everyone has an answer."""

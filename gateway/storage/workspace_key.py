@@ -3,18 +3,27 @@
 import re
 from dataclasses import dataclass
 
-from gateway.core.errors import BadRequest, UnknownWorkspace
-from gateway.storage.database import DatabaseSettings, connect
+from gateway.core.errors import BadRequest, StorageUnavailable, UnknownWorkspace
+from gateway.storage.database import Connection, DatabaseSettings, connect
 from gateway.storage.queries import query
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WorkspaceKeys:
-    """Turns ids from outside into keys; `id_type` is the type of `workspaces.id`."""
+    """Turns ids from outside into keys; `id_type` is the type of `workspaces.id`.
 
-    id_type: str
+    It is None in a process that started while the database was away and found no snapshot, until
+    the first connection. Then no id can be turned into a key: StorageUnavailable.
+    """
+
+    id_type: str | None
+
+    async def learn(self, connection: Connection) -> None:
+        """Ask the database for the type where it is not known. Raises what the driver raises."""
+        if self.id_type is None:
+            self.id_type = await connection.fetchval(query("workspace_id_type"))
 
     def existing(self, workspace_id: str) -> str:
         """The key of a workspace that may exist. Raises UnknownWorkspace if none can."""
@@ -31,6 +40,8 @@ class WorkspaceKeys:
         return key
 
     def _canonical(self, workspace_id: str) -> str | None:
+        if self.id_type is None:
+            raise StorageUnavailable("cold")
         if self.id_type != "uuid":
             return workspace_id
         key = workspace_id.lower()

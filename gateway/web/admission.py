@@ -1,14 +1,15 @@
 """May this call go on? The budget decides; a database that cannot answer lets it pass, visibly."""
 
 import time
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import structlog
 
 from gateway.core.budget import Budget
-from gateway.core.errors import StorageUnavailable, UnknownWorkspace
+from gateway.core.errors import StorageUnavailable, UnknownAgent, UnknownWorkspace
+from gateway.core.last_verdicts import LastVerdicts
+from gateway.storage.addresses import Addresses
 from gateway.storage.budgets import WorkspaceBudget
 from gateway.storage.gate import Gate
 from gateway.web.metrics import Metrics
@@ -20,15 +21,20 @@ REMEMBERED_MAX = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Where a call goes, and the budget it was checked against; None if it could not be read."""
+    """Where a call goes and its budget: as it was checked, or as it is known without a check.
 
+    `unchecked_cause` says why there was no check, None where there was one.
+    """
+
+    workspace_id: str
     agent_url: str | None
     budget: Budget | None
+    unchecked_cause: str | None = None
 
     @property
-    def is_check_skipped(self) -> bool:
-        """Whether the call passes unchecked."""
-        return self.budget is None
+    def is_checked(self) -> bool:
+        """Whether the budget was read for this call."""
+        return self.unchecked_cause is None
 
     @property
     def is_over_budget(self) -> bool:
@@ -57,61 +63,101 @@ class SkippedChecks:
 
 @dataclass(slots=True)
 class Admissions:
-    """Asks the gate before every call, and remembers where agents are for when it is silent."""
+    """Asks the gate before every call, and knows what to do when there is no answer.
+
+    What is known stays true: while the database answers at all, a workspace whose last check found
+    it over a limit stays refused when a check is late. During an outage its calls pass like all
+    others, unless `keeps_known` is set (`budget.on_outage = "known"`).
+    """
 
     gate: Gate
     metrics: Metrics
+    addresses: Addresses = field(default_factory=Addresses)
+    keeps_known: bool = False
     skipped: SkippedChecks = field(default_factory=SkippedChecks)
-    _agent_urls: OrderedDict[str, str] = field(default_factory=OrderedDict)
+    _verdicts: LastVerdicts = field(default_factory=LastVerdicts)
     _reported_damage: set[str] = field(default_factory=set)
+    _breaker_opened_at: float = 0
+
+    def __post_init__(self) -> None:
+        self.gate.breaker.on_change = self._report_breaker
+
+    @property
+    def is_cold(self) -> bool:
+        """Whether this process knows neither budgets nor where agents are."""
+        return self.gate.is_open and not (self.gate.has_answered or self.addresses.is_complete)
 
     async def admit(self, workspace_id: str) -> Admission:
         """Where the call goes and what its budget is. Fails open: no database, no refusal.
 
-        Raises UnknownWorkspace, and StorageUnavailable for a workspace that this process never
-        saw while the database is away.
+        Raises UnknownWorkspace, and UnknownAgent while the database is away.
         """
         started = time.perf_counter()
         try:
             found = await self.gate.ask(workspace_id)
         except StorageUnavailable as error:
-            return self._fail_open(workspace_id, error)
+            return self._without_check(workspace_id, error.cause)
         except UnknownWorkspace:
             self.forget(workspace_id)
             raise
         finally:
             self.metrics.check_seconds.observe(time.perf_counter() - started)
         self.skipped.is_over = True
-        self._report_damage(workspace_id, found)
-        self.remember(workspace_id, found.agent_url)
-        return Admission(found.agent_url, found.budget)
+        self.note(found)
+        return Admission(workspace_id, found.agent_url, found.budget)
 
-    def remember(self, workspace_id: str, agent_url: str | None) -> None:
-        """Keep where the agent is for when the database is away."""
-        if agent_url is None:
-            self.forget(workspace_id)
-            return
-        self._agent_urls[workspace_id] = agent_url
-        self._agent_urls.move_to_end(workspace_id)
-        if len(self._agent_urls) > REMEMBERED_MAX:
-            self._agent_urls.popitem(last=False)
+    def note(self, found: WorkspaceBudget) -> None:
+        """Keep what a check or a change showed, for when the next check comes to nothing."""
+        key = found.budget.workspace_id
+        self.addresses.learn(key, found.agent_url)
+        self._verdicts.note(key, found.budget, time.monotonic())
+        if found.damaged_limits:
+            self._report_damage(key, found)
+
+    def remember(self, workspace_id: str, agent_url: str) -> None:
+        """Keep where a registered agent is."""
+        self.addresses.learn(self.gate.keys.new(workspace_id), agent_url)
 
     def forget(self, workspace_id: str) -> None:
         """There is no such workspace any more."""
-        self._agent_urls.pop(workspace_id, None)
+        try:
+            key = self.gate.keys.existing(workspace_id)
+        except UnknownWorkspace:
+            return
+        self.addresses.learn(key, None)
+        self._verdicts.forget(key)
 
-    def _fail_open(self, workspace_id: str, error: StorageUnavailable) -> Admission:
-        agent_url = self._agent_urls.get(workspace_id)
-        if agent_url is None:
-            raise error
-        log.warning("budget_check_failed_open", workspace_id=workspace_id, cause=error.cause)
-        self.metrics.failed_open.labels(error.cause).inc()
+    def _without_check(self, workspace_id: str, cause: str) -> Admission:
+        try:
+            key = self.gate.keys.existing(workspace_id)
+        except StorageUnavailable:
+            raise UnknownAgent from None
+        budget = None
+        if self.keeps_known or not self.gate.is_open:
+            budget = self._verdicts.over_limit(key, time.monotonic())
+        agent_url = self.addresses.url(key)
+        if budget is None and agent_url is None:
+            raise UnknownAgent
+        return Admission(workspace_id, agent_url, budget, cause)
+
+    def count_unchecked(self, admission: Admission) -> None:
+        """Log and count a call that passes without a check."""
+        cause = admission.unchecked_cause
+        log.warning("budget_check_failed_open", workspace_id=admission.workspace_id, cause=cause)
+        self.metrics.failed_open.labels(cause).inc()
         self.skipped.add()
-        return Admission(agent_url, None)
+
+    def _report_breaker(self, cause: str | None) -> None:
+        if cause is not None:
+            self._breaker_opened_at = time.monotonic()
+            log.error("circuit_breaker_opened", cause=cause)
+            return
+        open_s = round(time.monotonic() - self._breaker_opened_at, 3)
+        log.warning("circuit_breaker_closed", open_s=open_s)
 
     def _report_damage(self, workspace_id: str, found: WorkspaceBudget) -> None:
         """Report limits that were damaged by hand once, not on every call."""
-        if not found.damaged_limits or workspace_id in self._reported_damage:
+        if workspace_id in self._reported_damage:
             return
         if len(self._reported_damage) < REMEMBERED_MAX:
             self._reported_damage.add(workspace_id)

@@ -37,7 +37,8 @@ SKIPPED_CHECK = "skipped_check"
 REFUSED = "refused"
 UPSTREAM_ERROR = "upstream_error"
 REJECTED = "rejected"
-_CALL_OUTCOMES = (FORWARDED, SKIPPED_CHECK, REFUSED, UPSTREAM_ERROR, REJECTED)
+UNKNOWN_AGENT = "unknown_agent"
+_CALL_OUTCOMES = (FORWARDED, SKIPPED_CHECK, REFUSED, UPSTREAM_ERROR, REJECTED, UNKNOWN_AGENT)
 
 # Reads values at the moment of the scrape: (name, help, labels, value).
 Gauge = tuple[str, str, dict[str, str], float]
@@ -86,6 +87,10 @@ class Metrics:
             "gateway_budget_checks_failed_open",
             "Calls forwarded although their budget could not be read, by cause.",
             "cause",
+        )
+        self.refused_without_check = self._counter(
+            "gateway_refusals_without_check",
+            "Calls refused by what the last check found, because there was none for them.",
         )
         self.damaged_limits = self._counter(
             "gateway_damaged_limits", "Workspaces found with a damaged budget_limits column."

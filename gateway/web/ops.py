@@ -23,9 +23,9 @@ async def get_readiness(request: web.Request) -> web.Response:
     parts = services(request)
     is_up = await parts.gate.is_answering()
     document = {"status": "ok" if is_up else "degraded", "database": "up" if is_up else "down"}
-    if not parts.is_draining:
+    if not parts.is_draining and not parts.admissions.is_cold:
         return json_response(document)
-    answer = json_response({**document, "status": "draining"})
+    answer = json_response({**document, "status": "draining" if parts.is_draining else "cold"})
     answer.set_status(503)
     return answer
 

@@ -26,6 +26,7 @@ from gateway.core.errors import (
     GatewayTimeout,
     RequestTimeout,
     Unavailable,
+    UnknownAgent,
 )
 from gateway.core.target import CallTarget, read_call_target
 from gateway.web import metrics
@@ -53,7 +54,8 @@ INSPECTED_BYTES_MAX = 1024 * 1024
 # Agents send a heartbeat, and register when they start, about this often.
 REGISTER_RETRY_S = 30
 
-CHECK_SKIPPED = ("Budget-Check", "skipped")
+# How a budget was decided on without a check.
+CHECK_SKIPPED, CHECK_KNOWN = ("Budget-Check", "skipped"), ("Budget-Check", "known")
 
 _CHARSET = re.compile(r"charset[^=;]*=\s*[\"']?([^;\"'\s]*)")
 
@@ -78,11 +80,19 @@ async def proxy_call(request: web.Request) -> web.StreamResponse:
         return answer
     except GatewayError as error:
         trace.status = error.status
-        is_upstream = isinstance(error, BadGateway | GatewayTimeout)
-        trace.outcome = metrics.UPSTREAM_ERROR if is_upstream else metrics.REJECTED
+        trace.outcome = _outcome_of(error)
         raise
     finally:
         _end(request, parts, trace)
+
+
+def _outcome_of(error: GatewayError) -> str:
+    match error:
+        case BadGateway() | GatewayTimeout():
+            return metrics.UPSTREAM_ERROR
+        case UnknownAgent():
+            return metrics.UNKNOWN_AGENT
+    return metrics.REJECTED
 
 
 async def _answer(request: web.Request, parts: Services, trace: Trace) -> web.StreamResponse:
@@ -106,10 +116,12 @@ async def _answer_admitted(
         if not call.is_free:
             trace.outcome = metrics.REFUSED
             return _refuse(parts, admission, call)
-    trace.outcome = metrics.SKIPPED_CHECK if admission.is_check_skipped else metrics.FORWARDED
     if admission.agent_url is None:
         raise Unavailable("This workspace's agent has not registered.", REGISTER_RETRY_S)
-    added = [CHECK_SKIPPED] if admission.is_check_skipped else []
+    trace.outcome, added = metrics.FORWARDED, []
+    if not admission.is_checked:
+        trace.outcome, added = metrics.SKIPPED_CHECK, [CHECK_SKIPPED]
+        parts.admissions.count_unchecked(admission)
     try:
         return await _ask_agent(request, parts, target, admission.agent_url, body, added)
     except GatewayError as error:
@@ -175,11 +187,15 @@ def _refuse(parts: Services, admission: Admission, call: Call) -> web.Response:
     for window in admission.budget.exceeded:
         parts.metrics.refusals.labels(window.period.name).inc()
     refusal = denial.deny(admission.budget, call)
+    headers = dict(refusal.headers)
+    if not admission.is_checked:
+        headers.update([CHECK_KNOWN])
+        parts.metrics.refused_without_check.inc()
     return web.Response(
         status=denial.STATUS,
         reason=refusal.reason,
         body=orjson.dumps(refusal.document),
-        headers=refusal.headers,
+        headers=headers,
         content_type=refusal.content_type,
     )
 

@@ -55,6 +55,7 @@ async def patch_budget(request: web.Request) -> web.Response:
         tried = await parts.dry_runs.run(workspace, change, if_match)
         return _answer(dry_run_document(tried), tried.limits_now)
     found = await parts.budgets.change(workspace, change, operator, if_match)
+    parts.admissions.note(found)
     return _answer(budget_document(found.budget), found.budget.limits)
 
 

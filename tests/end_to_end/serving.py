@@ -53,10 +53,10 @@ def environment(data_dir: Path, **more: str) -> dict[str, str]:
     }
 
 
-async def start(variables: Mapping[str, str]) -> asyncio.subprocess.Process:
+async def start(variables: Mapping[str, str], command: str = "serve") -> asyncio.subprocess.Process:
     """Start a gateway."""
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", "serve"), env=variables, stderr=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", "gateway", command), env=variables, stderr=asyncio.subprocess.PIPE
     )
 
 

@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
-import psutil
 import pytest
 
 from tests.end_to_end.serving import (
@@ -110,9 +109,9 @@ async def test_configuration_file_reaches_the_worker(tmp_path: Path, dsn: str) -
         assert await _workspace_status(gateway.url, "w") == 401
 
 
-async def refusal(variables: Mapping[str, str]) -> str:
-    """Why a gateway did not start: one line."""
-    process = await start(variables)
+async def refusal(variables: Mapping[str, str], command: str = "serve") -> str:
+    """Why a command did not start: one line."""
+    process = await start(variables, command)
     async with asyncio.timeout(START_TIMEOUT_S):
         _, stderr = await process.communicate()
     assert process.returncode == 1
@@ -132,22 +131,28 @@ async def test_gateway_says_that_its_port_is_in_use(tmp_path: Path) -> None:
     assert f"Cannot listen on 127.0.0.1 port {port}" in line
 
 
-async def test_gateway_says_that_its_database_does_not_answer(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("dsn", "reason"),
+    [
+        ("postgresql://x@[::1/x", "database.dsn"),
+        ("mysql://x@localhost/x", "database.dsn"),
+        ("{dsn}_that_does_not_exist", "refuses the connection"),
+    ],
+)
+async def test_gateway_says_that_its_database_cannot_be_used_however_long_it_waits(
+    tmp_path: Path, dsn: str, reason: str, postgres: str
+) -> None:
+    head, _, query = postgres.partition("?")
+    dsn = dsn.replace("{dsn}", head) + (f"?{query}" if "{dsn}" in dsn else "")
+    line = await refusal(environment(tmp_path, GATEWAY_DATABASE__DSN=dsn))
+    assert reason in line
+
+
+async def test_command_says_that_its_database_does_not_answer(tmp_path: Path) -> None:
     dsn = f"postgresql://x@/x?host={tmp_path}"
     variables = environment(tmp_path, GATEWAY_DATABASE__DSN=dsn)
-    line = await refusal({**variables, "GATEWAY_DATABASE__STARTUP_TIMEOUT_S": "0"})
-    assert "does not answer" in line
-
-
-async def test_signal_ends_a_gateway_that_still_waits_for_its_database(tmp_path: Path) -> None:
-    dsn = f"postgresql://x@/x?host={tmp_path}"
-    process = await start(environment(tmp_path, GATEWAY_DATABASE__DSN=dsn))
-    # It listens before it waits, so that a port in use is told at once.
-    children = psutil.Process(process.pid)
-    await until(lambda: bool(children.net_connections("tcp")))
-    process.terminate()
-    async with asyncio.timeout(5):
-        assert await process.wait() == 0
+    variables["GATEWAY_DATABASE__STARTUP_TIMEOUT_S"] = "0"
+    assert "does not answer" in await refusal(variables, "migrate")
 
 
 async def test_open_pages_do_not_hold_up_the_end(tmp_path: Path) -> None:

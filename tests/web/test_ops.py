@@ -74,7 +74,16 @@ async def test_calls_are_counted_by_what_became_of_them(gateway: Gateway, agent:
         ("upstream_error", "5xx"): 1,
         ("rejected", "4xx"): 1,
         **dict.fromkeys(
-            [(each, "2xx") for each in ("refused", "skipped_check", "upstream_error", "rejected")],
+            [
+                (each, "2xx")
+                for each in (
+                    "refused",
+                    "skipped_check",
+                    "upstream_error",
+                    "rejected",
+                    "unknown_agent",
+                )
+            ],
             0,
         ),
     }

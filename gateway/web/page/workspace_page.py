@@ -51,7 +51,9 @@ async def post_workspace_page(request: web.Request) -> web.StreamResponse:
     if not typed.is_overtaken(seen):
         with suppress(PreconditionFailed):
             # Nobody may have changed them since they were looked at, a moment ago.
-            await parts.budgets.change(workspace, change, operator, [limits_etag(seen.limits)])
+            if_match = [limits_etag(seen.limits)]
+            changed = await parts.budgets.change(workspace, change, operator, if_match)
+            parts.admissions.note(changed)
             return see_other(f"/ui/workspaces/{workspace}?saved")
     return await _typed_page(request, typed, faulty, NOT_SAVED, 409)
 
