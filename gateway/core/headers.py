@@ -20,6 +20,28 @@ HOP_BY_HOP = frozenset(
     }
 )
 
+# What would change how a browser treats this origin, beyond the one response.
+_NOT_FOR_BROWSERS = frozenset(
+    {
+        "set-cookie",
+        "service-worker-allowed",
+        "clear-site-data",
+        "strict-transport-security",
+        "alt-svc",
+        "nel",
+        "report-to",
+        "reporting-endpoints",
+        "refresh",
+        "x-content-type-options",
+    }
+)
+# Several policies hold together, several values of Vary too; of X-Content-Type-Options the first.
+_FOR_BROWSERS = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Content-Security-Policy", "sandbox"),
+    ("Vary", "Sec-Fetch-Mode, Sec-Fetch-Dest"),
+)
+
 
 def end_to_end(
     fields: Sequence[tuple[str, str]], dropped: Set[str] = HOP_BY_HOP
@@ -34,6 +56,16 @@ def end_to_end(
         options = [value for name, value in fields if name.lower() == "connection"]
         dropped = dropped | {option.strip().lower() for option in ",".join(options).split(",")}
     return [field for name, field in zip(names, fields, strict=True) if name not in dropped]
+
+
+def for_browser(fields: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The fields of an agent's response to a script in a page.
+
+    The browser may keep the response and show it later as a page of this origin, without asking
+    again: it is for requests of this kind alone, and a page it makes has no origin and no script.
+    """
+    kept = [field for field in fields if field[0].lower() not in _NOT_FOR_BROWSERS]
+    return [*kept, *_FOR_BROWSERS]
 
 
 def rate_limit_fields(budget: Budget) -> dict[str, str]:

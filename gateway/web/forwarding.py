@@ -23,7 +23,7 @@ from gateway.core.errors import (
     RequestTimeout,
 )
 from gateway.core.framing import is_host
-from gateway.core.headers import HOP_BY_HOP, end_to_end
+from gateway.core.headers import HOP_BY_HOP, end_to_end, for_browser
 from gateway.core.hops import ABOUT_THE_WAY, Hop, fields_of_the_way, has_passed, public_origin
 from gateway.core.networks import Network, is_in, read_address
 from gateway.core.target import host_of
@@ -32,6 +32,7 @@ from gateway.web.call_answer import CallAnswer
 from gateway.web.calls_under_way import break_off
 from gateway.web.expectation import continue_if_expected
 from gateway.web.request_id import REQUEST_ID
+from gateway.web.same_origin import is_from_page
 from gateway.web.services import Services
 from gateway.web.upstream import UpstreamAnswer, UpstreamRequest
 
@@ -168,10 +169,8 @@ def _too_large(bytes_max: int) -> ContentTooLarge:
 async def _stream_back(
     request: web.Request, parts: Services, upstream: UpstreamAnswer, added: Fields
 ) -> web.StreamResponse:
-    fields = [
-        *without_session_cookies(end_to_end(upstream.headers, _NOT_SENT_BACK)),
-        *added,
-    ]
+    fields = without_session_cookies(end_to_end(upstream.headers, _NOT_SENT_BACK))
+    fields = [*(for_browser(fields) if is_from_page(request) else fields), *added]
     fields.append(("X-Request-ID", request[REQUEST_ID]))
     answer = CallAnswer(
         request,

@@ -28,6 +28,7 @@ from gateway.core.errors import (
     Unavailable,
     UnknownAgent,
 )
+from gateway.core.headers import for_browser
 from gateway.core.target import CallTarget, read_call_target
 from gateway.web import metrics
 from gateway.web.admission import Admission
@@ -42,7 +43,7 @@ from gateway.web.forwarding import (
 )
 from gateway.web.json_body import read_body
 from gateway.web.request_id import REQUEST_ID
-from gateway.web.same_origin import refuse_navigation
+from gateway.web.same_origin import is_from_page, refuse_navigation
 from gateway.web.services import Services, services
 from gateway.web.upstream import UpstreamRequest
 
@@ -149,6 +150,10 @@ async def _ask_agent(
     if request.method in (hdrs.METH_GET, hdrs.METH_HEAD) and is_card_path(target.path):
         call = CardCall(target, agent_url, public_base(), fields)
         answer = await answer_card(request, call)
+        if is_from_page(request):
+            fields = for_browser(list(answer.headers.items()))
+            answer.headers.clear()
+            answer.headers.extend(fields)
         answer.headers.extend(added)
         return answer
     cards = RpcCards(agent_url, public_base, CardQuestion(is_asked=not _is_readable(request)))

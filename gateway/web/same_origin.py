@@ -15,8 +15,7 @@ from multidict import istr
 from gateway.core.errors import Forbidden
 
 _SAFE_METHODS = (hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS)
-_SITE = "Sec-Fetch-Site"
-_MODE, _DESTINATION = istr("Sec-Fetch-Mode"), istr("Sec-Fetch-Dest")
+_SITE, _MODE, _DESTINATION = map(istr, ("Sec-Fetch-Site", "Sec-Fetch-Mode", "Sec-Fetch-Dest"))
 
 
 def refuse_navigation(request: web.Request) -> None:
@@ -34,6 +33,12 @@ def refuse_navigation(request: web.Request) -> None:
             "Open agents with an A2A client, not in a browser.",
             {"X-Content-Type-Options": "nosniff"},
         )
+
+
+def is_from_page(request: web.Request) -> bool:
+    """Whether a browser sends the request, for a script of some page."""
+    headers = request.headers
+    return _SITE in headers or _MODE in headers or _DESTINATION in headers
 
 
 def _members(values: Iterable[str]) -> set[str]:

@@ -6,6 +6,7 @@ import pytest
 
 from gateway.core.headers import (
     end_to_end,
+    for_browser,
     rate_limit_fields,
     retry_after,
     whole_seconds,
@@ -107,3 +108,26 @@ def test_retry_after_waits_for_the_last_exceeded_window(windows: dict, seconds: 
 def test_wait_is_rounded_up_to_whole_seconds() -> None:
     waits = [-1, 0, 0.2, 1, 1.000001, 2]
     assert [whole_seconds(timedelta(seconds=wait)) for wait in waits] == [1, 1, 1, 1, 2, 2]
+
+
+def test_response_for_a_browser_changes_nothing_beyond_itself() -> None:
+    harmless = [("Content-Type", "text/html"), ("Vary", "Accept"), ("X-A", "1"), ("X-A", "1")]
+    fields = [
+        *harmless,
+        ("Content-Security-Policy", "script-src *"),
+        ("Set-Cookie", "a=1"),
+        ("service-worker-allowed", "/"),
+        ("Clear-Site-Data", "*"),
+        ("Strict-Transport-Security", "max-age=1"),
+        ("ALT-SVC", 'h3=":1"'),
+        ("NEL", "{}"),
+        ("Refresh", "0; url=/"),
+        ("X-Content-Type-Options", "none"),  # the first of several counts
+    ]
+    assert for_browser(fields) == [
+        *harmless,
+        ("Content-Security-Policy", "script-src *"),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Content-Security-Policy", "sandbox"),
+        ("Vary", "Sec-Fetch-Mode, Sec-Fetch-Dest"),
+    ]

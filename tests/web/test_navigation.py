@@ -12,6 +12,11 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
+COLOURFUL = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nSet-Cookie: a=1\r\nVary: Accept\r\n"
+    b'Clear-Site-Data: *\r\nContent-Length: 48\r\n\r\n{"name":"a","url":"http://a/","skills":[],"x":1}'
+)
+
 NAVIGATIONS = [
     ["Sec-Fetch-Mode: navigate"],
     ["sec-fetch-mode:\t Navigate \t"],
@@ -132,3 +137,33 @@ async def test_navigation_asks_for_no_budget_and_is_logged_as_rejected(
     (line,) = [each for each in logs if each["event"] == "call"]
     assert (line["outcome"], line["status"]) == ("rejected", 403)
     assert line["workspace_id"] == target.split("/")[2]
+
+
+BROWSERS = [
+    ["Sec-Fetch-Mode: cors", "Sec-Fetch-Dest: empty", "Sec-Fetch-Site: same-origin"],
+    ["Sec-Fetch-Mode: no-cors"],
+    ["Sec-Fetch-Dest: empty"],
+    ["sec-fetch-site: none"],
+]
+
+
+@pytest.mark.parametrize("fields", BROWSERS, ids=" / ".join)
+@pytest.mark.parametrize("tail", ["", "/v1/card", "/.well-known/agent-card.json"])
+async def test_what_fetch_gets_is_no_page_of_this_origin_and_changes_nothing_beyond_itself(
+    shared_gateway: Gateway, tail: str, fields: list[str]
+) -> None:
+    async with run_raw_agent(answering(COLOURFUL)) as agent:
+        target = await target_of(shared_gateway, agent) + tail
+        got = await call(shared_gateway, target, "GET", fields)
+        plain = await call(shared_gateway, target, "GET")
+    assert got.values("X-Content-Type-Options") == ["nosniff"]
+    assert got.values("Content-Security-Policy") == ["sandbox"]
+    assert got.values("Vary") == ["Accept", "Sec-Fetch-Mode, Sec-Fetch-Dest"]
+    assert got.values("Set-Cookie") == got.values("Clear-Site-Data") == []
+    assert got.body == plain.body
+    # For programs nothing changes.
+    assert plain.values("Set-Cookie") == ["a=1"]
+    assert plain.values("Clear-Site-Data") == ["*"]
+    assert plain.values("Vary") == ["Accept"]
+    assert plain.values("X-Content-Type-Options") == []
+    assert plain.values("Content-Security-Policy") == []
