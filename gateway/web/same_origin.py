@@ -10,12 +10,13 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
-from multidict import istr
+from multidict import CIMultiDictProxy, istr
 
 from gateway.core.errors import Forbidden
 
 _SAFE_METHODS = (hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS)
 _SITE, _MODE, _DESTINATION = map(istr, ("Sec-Fetch-Site", "Sec-Fetch-Mode", "Sec-Fetch-Dest"))
+_UPGRADE = istr("Upgrade-Insecure-Requests")
 
 
 def refuse_navigation(request: web.Request) -> None:
@@ -24,15 +25,21 @@ def refuse_navigation(request: web.Request) -> None:
     What an agent sends would be a page, a script or a service worker of this origin, and could do
     what a signed-in operator may do. `fetch`, which only hands it to a script, and programs pass.
     """
-    headers = request.headers
-    is_navigation = _MODE in headers and "navigate" in _members(headers.getall(_MODE))
-    if is_navigation or (
-        _DESTINATION in headers and _members(headers.getall(_DESTINATION)) != {"empty"}
-    ):
+    if _is_navigation(request.headers):
         raise Forbidden(
             "Open agents with an A2A client, not in a browser.",
             {"X-Content-Type-Options": "nosniff"},
         )
+
+
+def _is_navigation(headers: CIMultiDictProxy[str]) -> bool:
+    if _MODE in headers and "navigate" in _members(headers.getall(_MODE)):
+        return True
+    if _DESTINATION in headers and _members(headers.getall(_DESTINATION)) != {"empty"}:
+        return True
+    # Over plain http browsers send no Sec-Fetch to any host but their own machine; this one they
+    # send with every navigation and with nothing else.
+    return _UPGRADE in headers
 
 
 def is_from_page(request: web.Request) -> bool:

@@ -23,6 +23,9 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 PATH = "/ui/workspaces/w"
 ADMIN_TOKEN = "alices-token"
 
+# A host that the browser does not know to be this machine.
+PLAIN_HOST = "gateway.example"
+
 
 @dataclass
 class Tab:
@@ -81,7 +84,8 @@ async def browser() -> AsyncIterator[Any]:
     if CHROMIUM is None:
         pytest.skip("there is no Chromium")
     playwright_api = pytest.importorskip("playwright.async_api")
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    arguments = [f"--host-resolver-rules=MAP {PLAIN_HOST} 127.0.0.1"]
+    arguments += ["--no-sandbox"] if os.geteuid() == 0 else []
     async with playwright_api.async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield browser

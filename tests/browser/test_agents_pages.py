@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from tests.browser.conftest import ADMIN_TOKEN, Tab, open_tab, sign_in
+from tests.browser.conftest import ADMIN_TOKEN, PLAIN_HOST, Tab, open_tab, sign_in
 from tests.running import Agent, Gateway, Received
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -87,6 +87,15 @@ async def test_operator_who_opens_a_call_sees_a_sentence_and_no_page_of_the_agen
     text = await operator.page.content()
     assert "Open agents with an A2A client, not in a browser." in text
     assert "zebra" not in text
+    assert hostile.received == []
+
+
+async def test_navigation_over_plain_http_shows_no_page_of_the_agent(
+    browser: Any, hostile: Agent, guarded: Gateway
+) -> None:
+    address = guarded.url.replace("127.0.0.1", PLAIN_HOST)
+    async with open_tab(browser, guarded) as tab:
+        assert (await tab.page.goto(address + CALL)).status == 403
     assert hostile.received == []
 
 

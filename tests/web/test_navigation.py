@@ -34,6 +34,7 @@ NAVIGATIONS = [
         )
     ),
     ["Sec-Fetch-Dest: empty", "Sec-Fetch-Dest: script"],
+    ["Upgrade-Insecure-Requests: 1"],  # all that a browser says over plain http
 ]
 
 PASSING = [
