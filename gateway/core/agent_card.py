@@ -41,6 +41,8 @@ _HTTP_URL = re.compile(
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 _INTERFACE_LISTS = frozenset({"supportedinterfaces", "additionalinterfaces"})
+# Cards have two or three; what an agent lists beyond this is dropped, as what cannot be served is.
+_INTERFACES_MAX = 100
 _TRANSPORTS = frozenset({"transport", "protocolbinding", "preferredtransport"})
 _MAIN_MEMBERS = {"url": "url", "preferredtransport": "preferredTransport"}
 # With a `url`, these tell a card from a configuration for push notifications.
@@ -192,7 +194,7 @@ def _rest(address: _Address, base: _Address | None) -> str | None:
 def _interfaces(value: object, places: _Places) -> list[Card] | None:
     if value is None:
         return None
-    members = value if isinstance(value, list) else []
+    members = value[:_INTERFACES_MAX] if isinstance(value, list) else []
     return [kept for each in members if (kept := _interface(each, places)) is not None]
 
 

@@ -35,6 +35,7 @@ from gateway.core.errors import (
 )
 from gateway.core.headers import end_to_end
 from gateway.core.target import CallTarget
+from gateway.web.json_body import has_too_many_items
 from gateway.web.services import services
 from gateway.web.upstream import Upstream, UpstreamAnswer, UpstreamRequest
 
@@ -290,8 +291,13 @@ async def _read_body(chunks: AsyncIterator[bytes]) -> bytes:
 
 
 def _read_document(body: bytes, coding: str) -> object:
-    """The JSON value that the body is, None if it is none. Raises BadGateway for other codings."""
+    """The JSON value that the body is, None if it is not JSON.
+
+    Raises BadGateway for other codings, and for so many items that no card has.
+    """
     text = _decode(body, coding.strip().lower())
+    if has_too_many_items(text):
+        raise BadGateway(UNREADABLE)
     # Python's parser takes a mark at the beginning, UTF-16 and NaN, and so do clients made with it.
     for loads in (orjson.loads, json.loads):
         try:

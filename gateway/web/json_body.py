@@ -13,19 +13,30 @@ from gateway.web.expectation import continue_if_expected
 
 DEPTH_MAX = 64
 READ_TIMEOUT_S = 10.0
+# Members and elements of a whole body: what is done for each of them holds up the event loop.
+ITEMS_MAX = 10_000
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 async def read_object(request: web.Request, bytes_max: int) -> Mapping[str, object]:
     """The JSON object that the body is. Raises BadRequest and ContentTooLarge."""
+    body = await read_body(request, bytes_max)
+    if has_too_many_items(body):
+        raise BadRequest(f"The body must not have over {ITEMS_MAX} members and elements.")
     try:
-        value = orjson.loads(await read_body(request, bytes_max))
+        value = orjson.loads(body)
     except orjson.JSONDecodeError:
         raise BadRequest("The body must be JSON.") from None
     if not isinstance(value, dict):
         raise BadRequest("The body must be a JSON object.")
     return value
+
+
+def has_too_many_items(text: bytes) -> bool:
+    """Whether a JSON text has over ITEMS_MAX members and elements; commas in strings count, too."""
+    # Every item but the first of its object or array follows a comma, and that one a bracket.
+    return text.count(b",") + text.count(b"[") + text.count(b"{") > ITEMS_MAX
 
 
 async def read_body(request: web.Request, bytes_max: int) -> bytes:
