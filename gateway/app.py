@@ -9,6 +9,7 @@ from pathlib import Path
 from aiohttp import web
 
 from gateway.config import Config
+from gateway.log_limit import LogLimit
 from gateway.storage.address_snapshot import SnapshotError
 from gateway.storage.addresses import Addresses
 from gateway.storage.budgets import Budgets
@@ -25,6 +26,7 @@ from gateway.web.access import Access, Operator, token_sha256
 from gateway.web.admission import Admissions
 from gateway.web.calls_under_way import CallsUnderWay
 from gateway.web.dispatch import CALL_ROUTE
+from gateway.web.heartbeats import HEARTBEAT_FAILURES
 from gateway.web.metrics import Metrics
 from gateway.web.page import assets, overview, sign_in, workspace_page
 from gateway.web.page.frame import SIGN_IN
@@ -49,6 +51,7 @@ def create_app(
     app.on_response_prepare.append(answer_request_id)
     app.on_response_prepare.append(forwarding.remove_server_field)
     app.on_response_prepare.append(close_when_draining)
+    app[HEARTBEAT_FAILURES] = LogLimit("heartbeat_failed")
     app[SERVICES] = create_services(config, keys, snapshot)
     app[PAGE_PARTS] = create_page_parts(app[SERVICES])
     app.cleanup_ctx.append(open_services)

@@ -9,6 +9,7 @@ from gateway.core.budget import budget_document
 from gateway.core.counter import REPORT_CENTS_MAX, Outcome, clamp
 from gateway.core.errors import GatewayError, StorageUnavailable, UnknownWorkspace
 from gateway.core.workspaces import Liveness, is_workspace_id
+from gateway.log_limit import LogLimit
 from gateway.storage.booking import Booking, Heartbeat
 from gateway.web.access import bearer_sha256
 from gateway.web.json_body import json_response, parse, read_object
@@ -16,6 +17,8 @@ from gateway.web.metrics import Metrics
 from gateway.web.services import services
 
 BODY_BYTES_MAX = 64 * 1024
+
+HEARTBEAT_FAILURES = web.AppKey("heartbeat_failures", LogLimit)
 
 # What a 32-bit column of the platform holds: 68 years of uptime.
 COUNT_MAX = 2**31 - 1
@@ -82,22 +85,31 @@ class HeartbeatBody(BaseModel):
 
 async def post_heartbeat(request: web.Request) -> web.Response:
     """Book what the agent reports; the answer follows the commit."""
-    heartbeats = services(request).metrics.heartbeats
+    workspace_id = None
     try:
-        return await _record(request)
-    except StorageUnavailable:
-        heartbeats.labels("unavailable").inc()
-        raise
-    except GatewayError:
-        heartbeats.labels("rejected").inc()
+        body = parse(HeartbeatBody, await read_object(request, BODY_BYTES_MAX))
+        if not is_workspace_id(body.workspace_id):
+            raise UnknownWorkspace
+        workspace_id = body.workspace_id
+        return await _record(request, body)
+    except GatewayError as error:
+        _count_failure(request, workspace_id, error)
         raise
 
 
-async def _record(request: web.Request) -> web.Response:
+def _count_failure(request: web.Request, workspace_id: str | None, error: GatewayError) -> None:
+    """Count and log a heartbeat that was not booked; `workspace_id` is None if it has none."""
+    result, cause = "rejected", type(error).__name__
+    if isinstance(error, StorageUnavailable):
+        result, cause = "unavailable", error.cause
+    services(request).metrics.heartbeats.labels(result).inc()
+    request.app[HEARTBEAT_FAILURES].warning(
+        (workspace_id, cause), workspace_id=workspace_id, cause=cause, status=error.status
+    )
+
+
+async def _record(request: web.Request, body: HeartbeatBody) -> web.Response:
     parts = services(request)
-    body = parse(HeartbeatBody, await read_object(request, BODY_BYTES_MAX))
-    if not is_workspace_id(body.workspace_id):
-        raise UnknownWorkspace
     booking = await parts.ledger.record(body.heartbeat(bearer_sha256(request)))
     _count_booking(parts.metrics, body.monthly_spend or 0, booking)
     return json_response({"status": "ok", "budget": budget_document(booking.budget.budget)})
