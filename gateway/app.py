@@ -25,6 +25,7 @@ from gateway.web import forwarding, heartbeats, ops, proxy, registrations, works
 from gateway.web.access import Access, Operator, token_sha256
 from gateway.web.admission import Admissions
 from gateway.web.calls_under_way import CallsUnderWay
+from gateway.web.descriptors import DESCRIPTORS, Descriptors
 from gateway.web.dispatch import CALL_ROUTE
 from gateway.web.heartbeats import HEARTBEAT_FAILURES
 from gateway.web.metrics import Metrics
@@ -51,8 +52,9 @@ def create_app(
     app.on_response_prepare.append(answer_request_id)
     app.on_response_prepare.append(forwarding.remove_server_field)
     app.on_response_prepare.append(close_when_draining)
+    app[DESCRIPTORS] = Descriptors()
     app[HEARTBEAT_FAILURES] = LogLimit("heartbeat_failed")
-    app[SERVICES] = create_services(config, keys, snapshot)
+    app[SERVICES] = create_services(config, keys, snapshot, app[DESCRIPTORS])
     app[PAGE_PARTS] = create_page_parts(app[SERVICES])
     app.cleanup_ctx.append(open_services)
     app.on_shutdown.append(send_viewers_away)
@@ -92,7 +94,9 @@ def add_routes(router: web.UrlDispatcher) -> None:
     add("*", "/workspaces/{id}/a2a/{tail:(?s:.*)}", proxy.proxy_call)
 
 
-def create_services(config: Config, keys: WorkspaceKeys, snapshot: Path | None) -> Services:
+def create_services(
+    config: Config, keys: WorkspaceKeys, snapshot: Path | None, descriptors: Descriptors
+) -> Services:
     """The parts that handlers use. Checks, heartbeats and operators cannot starve one another."""
     settings, sizes = config.database_settings, config.database
     timeout_s = sizes.query_timeout_ms / 1000
@@ -118,7 +122,7 @@ def create_services(config: Config, keys: WorkspaceKeys, snapshot: Path | None) 
         Access(admins, Tokens(operators, keys, timeout_s), config.server.public_host),
         Admissions(gate, metrics, Addresses(snapshot), config.budget.on_outage == "known"),
         CallsUnderWay(config.proxy.calls_max, config.proxy.calls_per_workspace_max),
-        Upstream(upstream_settings(config)),
+        Upstream(upstream_settings(config), descriptors),
         {"check": gate, "heartbeat": beats, "operator": operators},
     )
 

@@ -7,7 +7,6 @@ more connections, serves those that it has, and ends when the last call did.
 import asyncio
 import gc
 import os
-import resource
 import signal
 import socket
 from contextlib import suppress
@@ -82,7 +81,6 @@ async def serve_accepted(runner: web.AppRunner, connections: list[socket.socket]
 
 def create_runner(app: web.Application, config: Config) -> web.AppRunner:
     """The server around the application, with the options that a proxy needs."""
-    raise_file_limit()
     return Runner(
         app,
         access_log=None,
@@ -106,12 +104,6 @@ def spare_collections() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
-
-
-def raise_file_limit() -> None:
-    """Let this process open all the files that it may: every call needs two sockets."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def stop_signal(lifeline: int) -> None:

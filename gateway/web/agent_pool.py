@@ -1,6 +1,8 @@
 """Connections to agents, kept for the next request while they are surely still open."""
 
 import asyncio
+import errno
+import os
 import socket
 import ssl
 from collections.abc import Sequence
@@ -8,10 +10,11 @@ from functools import cached_property
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 
-from gateway.core.errors import BadGateway, GatewayTimeout
+from gateway.core.errors import BadGateway, GatewayTimeout, Unavailable
 from gateway.core.networks import Network
 from gateway.web.agent_address import Origin, Resolver
 from gateway.web.agent_connection import AgentConnection
+from gateway.web.descriptors import Descriptors
 
 # uvicorn, gunicorn and Node close an idle connection after 5 s; a request sent at that moment
 # would be lost, and could not be sent again.
@@ -22,19 +25,23 @@ SWEEP_INTERVAL_S = 1.0
 RECEIVE_BUFFER_BYTES = 64 * 1024
 # RFC 8305: when the next address of a name is tried beside the first.
 NEXT_ADDRESS_DELAY_S = 0.25
+RETRY_AFTER_S = 1
 
 
 class AgentPool:
     """Opens connections, and keeps idle ones for a few seconds, the last used first."""
 
-    def __init__(self, connect_timeout_s: float, allowed: Sequence[Network]) -> None:
+    def __init__(
+        self, connect_timeout_s: float, allowed: Sequence[Network], descriptors: Descriptors
+    ) -> None:
         self._connect_timeout_s = connect_timeout_s
+        self._descriptors = descriptors
         self._resolver = Resolver(allowed)
         self._idle: dict[Origin, list[AgentConnection]] = {}
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def take(self, origin: Origin) -> AgentConnection:
-        """An open connection that nobody uses. Raises BadGateway and GatewayTimeout."""
+        """An open connection that nobody uses. Raises BadGateway, GatewayTimeout, Unavailable."""
         now = asyncio.get_running_loop().time()
         while idle := self._idle.get(origin):
             connection = idle.pop()
@@ -88,6 +95,8 @@ class AgentPool:
         except TimeoutError:
             raise GatewayTimeout("The agent could not be connected to in time.") from None
         except (OSError, ValueError) as error:
+            if self._descriptors.is_exhaustion(error):
+                raise Unavailable("The gateway has too many connections.", RETRY_AFTER_S) from error
             raise BadGateway("The agent could not be connected to.") from error
 
     async def _open(self, origin: Origin) -> AgentConnection:
@@ -96,7 +105,7 @@ class AgentPool:
         connected = await start_connection(
             addresses,
             happy_eyeballs_delay=NEXT_ADDRESS_DELAY_S,
-            socket_factory=_create_socket,
+            socket_factory=self._create_socket,
         )
         try:
             _, connection = await loop.create_connection(
@@ -110,14 +119,16 @@ class AgentPool:
             raise
         return connection
 
+    def _create_socket(self, address: AddrInfoType) -> socket.socket:
+        family, kind, protocol, _, _ = address
+        created = socket.socket(family, kind, protocol)
+        if self._descriptors.is_kept_back(created.fileno()):
+            created.close()
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        # Before it connects: the window is agreed on then (RFC 7323 section 2).
+        created.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        return created
+
     @cached_property
     def _tls(self) -> ssl.SSLContext:
         return ssl.create_default_context()
-
-
-def _create_socket(address: AddrInfoType) -> socket.socket:
-    family, kind, protocol, _, _ = address
-    created = socket.socket(family, kind, protocol)
-    # Before it connects: the window is agreed on then (RFC 7323 section 2).
-    created.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
-    return created

@@ -25,6 +25,7 @@ from gateway.core.errors import (
 )
 from gateway.web.call_answer import CallAnswer
 from gateway.web.calls_under_way import break_off
+from gateway.web.descriptors import DESCRIPTORS, Descriptors
 from gateway.web.dispatch import calls_first
 from gateway.web.problems import problem, problem_bytes
 from gateway.web.request_gate import gated
@@ -69,6 +70,7 @@ class Runner(web.AppRunner):
         # aiohttp has no option for the class of its protocol.
         server.__class__ = _Server
         server.connections_max = self._connections_max
+        server.descriptors = self.app[DESCRIPTORS]
         server.request_handler = cast("Any", calls_first(self.app, server.request_handler))
         server.request_factory = gated(server.request_factory)
         # A misspelt option fails here; at the first connection it would be too late.
@@ -78,6 +80,7 @@ class Runner(web.AppRunner):
 
 class _Server(web.Server):
     connections_max: int
+    descriptors: Descriptors
 
     def __call__(self) -> RequestHandler:
         # aiohttp's own falls back to all defaults, without a limit or a deadline of ours.
@@ -88,8 +91,15 @@ class _Server(web.Server):
         super().connection_made(handler, transport)
         if len(self._connections) > self.connections_max:
             log.warning("connection_refused", connections_max=self.connections_max)
-            transport.write(OVERLOADED)
-            handler.force_close()
+            _refuse(handler, transport)
+        elif self.descriptors.is_kept_back(transport.get_extra_info("socket").fileno()):
+            self.descriptors.log_exhausted()
+            _refuse(handler, transport)
+
+
+def _refuse(handler: RequestHandler, transport: asyncio.Transport) -> None:
+    transport.write(OVERLOADED)
+    handler.force_close()
 
 
 class _Protocol(RequestHandler):

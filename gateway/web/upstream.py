@@ -17,6 +17,7 @@ from gateway.core.networks import Network
 from gateway.web.agent_address import Destination, read_destination
 from gateway.web.agent_connection import AgentConnection, AnswerHead
 from gateway.web.agent_pool import AgentPool
+from gateway.web.descriptors import Descriptors
 
 Headers = Sequence[tuple[str, str]]
 Chunks = AsyncIterator[bytes]
@@ -58,9 +59,9 @@ class UpstreamAnswer:
 class Upstream:
     """Keeps connections to agents and exchanges one request at a time on each."""
 
-    def __init__(self, settings: UpstreamSettings) -> None:
+    def __init__(self, settings: UpstreamSettings, descriptors: Descriptors) -> None:
         self._settings = settings
-        self._pool = AgentPool(settings.connect_timeout_s, settings.allowed_networks)
+        self._pool = AgentPool(settings.connect_timeout_s, settings.allowed_networks, descriptors)
 
     async def __aenter__(self) -> Self:
         return self
@@ -71,7 +72,7 @@ class Upstream:
     def exchange(self, request: UpstreamRequest) -> "Exchange":
         """`async with` it: sends the request, and gives the answer once its head is there.
 
-        Raises BadGateway, GatewayTimeout, and what reading the request's body raises.
+        Raises BadGateway, GatewayTimeout, Unavailable, and what reading the request's body raises.
         """
         return Exchange(self._pool, self._settings, request)
 

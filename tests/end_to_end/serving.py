@@ -7,8 +7,9 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import psutil
@@ -22,17 +23,29 @@ class Serving:
 
     process: asyncio.subprocess.Process
     url: str
+    # What it wrote to its log.
+    lines: list[bytes] = field(default_factory=list)
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The lines of its log with this event, the first to the last."""
+        events = map(json.loads, self.lines)
+        return [event for event in events if event["event"] == name]
 
     def processes(self, name: str = "") -> list[psutil.Process]:
         """The processes below it whose command line has `name`."""
-        below = psutil.Process(self.process.pid).children(recursive=True)
-        return [each for each in below if name in _command_line(each)]
+        return processes_below(self.process.pid, name)
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and give the exit status."""
         self.process.send_signal(number)
         async with asyncio.timeout(20):
             return await self.process.wait()
+
+
+def processes_below(process_id: int, name: str = "") -> list[psutil.Process]:
+    """The processes that a process started, and those did, whose command line has `name`."""
+    below = psutil.Process(process_id).children(recursive=True)
+    return [each for each in below if name in _command_line(each)]
 
 
 def _command_line(process: psutil.Process) -> str:
@@ -67,10 +80,11 @@ async def serving(data_dir: Path, **more: str) -> AsyncIterator[Serving]:
     reading: asyncio.Task[None] | None = None
     try:
         async with asyncio.timeout(START_TIMEOUT_S):
-            url = await _address(process)
-            await answers(url)
-        reading = asyncio.create_task(_read_on(process))
-        yield Serving(process, url)
+            gateway = Serving(process, "")
+            gateway.url = await _address(process, gateway.lines)
+            reading = asyncio.create_task(_read_on(process, gateway.lines))
+            await answers(gateway.url)
+        yield gateway
     finally:
         if process.returncode is None:
             process.kill()
@@ -79,9 +93,8 @@ async def serving(data_dir: Path, **more: str) -> AsyncIterator[Serving]:
             await reading
 
 
-async def _address(process: asyncio.subprocess.Process) -> str:
+async def _address(process: asyncio.subprocess.Process, lines: list[bytes]) -> str:
     assert process.stderr is not None
-    lines = []
     async for line in process.stderr:
         lines.append(line)
         if b'"listening"' in line:
@@ -89,11 +102,11 @@ async def _address(process: asyncio.subprocess.Process) -> str:
     raise AssertionError(b"".join(lines).decode())
 
 
-async def _read_on(process: asyncio.subprocess.Process) -> None:
+async def _read_on(process: asyncio.subprocess.Process, lines: list[bytes]) -> None:
     """Read the log, so that the gateway can write it."""
     assert process.stderr is not None
-    while await process.stderr.read(65536):
-        pass
+    async for line in process.stderr:
+        lines.append(line)
 
 
 async def answers(url: str) -> None:

@@ -22,6 +22,7 @@ from gateway.web import agent_pool
 from gateway.web.agent_address import Origin
 from gateway.web.agent_pool import AgentPool
 from gateway.web.call_answer import CallAnswer
+from gateway.web.descriptors import Descriptors
 from tests.raw import (
     PATIENCE_S,
     Message,
@@ -630,7 +631,7 @@ async def test_connection_is_not_used_on_which_something_came_that_the_loop_did_
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         origin = Origin(False, *listener.getsockname())
-        pool = AgentPool(PATIENCE_S, Config().registry.networks)
+        pool = AgentPool(PATIENCE_S, Config().registry.networks, Descriptors())
         kept = await pool.take(origin)
         agent_side = listener.accept()[0]
         answered = kept.begin(request_bytes("/"), is_head=False)
