@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from aiohttp import web
 from gateway.app import create_app
 from gateway.config import Config
 from gateway.storage.workspace_key import WorkspaceKeys
+from gateway.web.descriptors import DESCRIPTORS, Descriptors
 from gateway.web.server import Runner
 from gateway.web.services import SERVICES
 
@@ -42,6 +44,7 @@ async def work(
 ) -> None:
     """Serve until SIGTERM, SIGINT, or the supervisor's end; then finish the calls in flight."""
     app = create_app(config, keys, snapshot)
+    asyncio.get_running_loop().set_exception_handler(partial(log_loop_error, app[DESCRIPTORS]))
     runner = create_runner(app, config)
     await runner.setup()
     site = web.SockSite(runner, listener)
@@ -119,3 +122,12 @@ async def stop_signal(lifeline: int) -> None:
     loop.add_reader(lifeline, stop.set)
     await stop.wait()
     loop.remove_reader(lifeline)
+
+
+def log_loop_error(
+    descriptors: Descriptors, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]
+) -> None:
+    """Log what nobody caught as one line; asyncio itself would write several."""
+    error = context.get("exception")
+    if not descriptors.is_exhaustion(error):
+        log.error("loop_error", message=context.get("message"), exc_info=error)
