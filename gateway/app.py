@@ -27,6 +27,7 @@ from gateway.web.admission import Admissions
 from gateway.web.calls_under_way import CallsUnderWay
 from gateway.web.descriptors import DESCRIPTORS, Descriptors
 from gateway.web.dispatch import CALL_ROUTE
+from gateway.web.drain import DRAIN, Drain
 from gateway.web.heartbeats import HEARTBEAT_FAILURES
 from gateway.web.metrics import Metrics
 from gateway.web.page import assets, overview, sign_in, workspace_page
@@ -52,6 +53,7 @@ def create_app(
     app.on_response_prepare.append(answer_request_id)
     app.on_response_prepare.append(forwarding.remove_server_field)
     app.on_response_prepare.append(close_when_draining)
+    app[DRAIN] = Drain(config.server)
     app[DESCRIPTORS] = Descriptors()
     app[HEARTBEAT_FAILURES] = LogLimit("heartbeat_failed")
     app[SERVICES] = create_services(config, keys, snapshot, app[DESCRIPTORS])
@@ -157,10 +159,12 @@ async def send_viewers_away(app: web.Application) -> None:
 
 
 async def finish_calls(app: web.Application) -> None:
-    """Let the calls under way end; aiohttp would give them the time limit twice."""
-    parts = app[SERVICES]
+    """Let the calls in flight end; aiohttp would give them the time limit twice."""
+    parts, drain = app[SERVICES], app[DRAIN]
     parts.is_draining = True
-    await parts.calls_under_way.finish(parts.config.server.drain_timeout_s)
+    if not drain.begun.is_set():
+        drain.terminate()
+    await parts.calls_under_way.finish(drain.time_is_up)
 
 
 async def open_services(app: web.Application) -> AsyncIterator[None]:

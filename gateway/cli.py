@@ -14,6 +14,7 @@ from gateway import __version__
 from gateway.config import Config, ConfigError, load_config
 from gateway.core.errors import StorageUnavailable
 from gateway.database import StartError, open_database
+from gateway.lifeline import WorkerEnd
 from gateway.logs import configure_logs
 from gateway.storage.audit import verify_ledger
 from gateway.storage.database import DatabaseSettings, WrongStatement
@@ -103,7 +104,8 @@ def _worker(options: argparse.Namespace) -> int:
 
     listener = socket.socket(fileno=options.listener)
     keys = WorkspaceKeys(options.id_type)
-    uvloop.run(work(_config(options), keys, listener, options.lifeline, options.snapshot))
+    lifeline = WorkerEnd(options.lifeline)
+    uvloop.run(work(_config(options), keys, listener, lifeline, options.snapshot))
     return 0
 
 

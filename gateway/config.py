@@ -82,6 +82,7 @@ class Server(Section):
     trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], BeforeValidator(_split_commas)] = ()
     drain_delay_s: float = Field(0.4, ge=0, le=3600)
     drain_timeout_s: float = Field(30, ge=0, le=3600)
+    reload_drain_timeout_s: float = Field(3600, ge=0, le=86_400)
     header_timeout_s: float = Field(10, gt=0, le=3600)
     keepalive_timeout_s: float = Field(75, gt=0, le=86_400)
     connections_max: int = Field(10_000, ge=1, le=1_000_000)

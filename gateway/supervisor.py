@@ -24,7 +24,8 @@ from gateway.config import Config
 from gateway.database import DatabaseCare, StartError, data_dir_of, locate_database
 from gateway.storage.address_snapshot import snapshot_name
 from gateway.storage.database import DatabaseSettings
-from gateway.workers import WorkerCommand, Workers
+from gateway.worker_process import WorkerCommand
+from gateway.workers import Workers
 
 log = structlog.get_logger()
 

@@ -18,31 +18,37 @@ import structlog
 from aiohttp import web
 
 from gateway.app import create_app
-from gateway.config import Config
+from gateway.config import Config, Server
+from gateway.lifeline import Deadlines, WorkerEnd
 from gateway.storage.workspace_key import WorkspaceKeys
 from gateway.web.descriptors import DESCRIPTORS, Descriptors
+from gateway.web.drain import DRAIN, Drain
 from gateway.web.server import Runner
 from gateway.web.services import SERVICES
 
 log = structlog.get_logger()
 
-# What the supervisor reads when calls are taken.
-SERVING = b"."
-
 # How long a caller with a connection may still send a call on it after the last was accepted.
 SERVE_ON_S = 0.4
 # More cannot wait at the socket (supervisor.BACKLOG).
 ACCEPTED_MAX = 4096
+# What is no call, such as an operator's request, has its own deadlines; it may take that long when
+# all calls ended, and that long again once it was cancelled.
+REQUESTS_END_S = 3.0
+# Beside its calls: for such requests, the last writes, and the end of connections to the database.
+CLOSE_S = 10.0
+# A loop that turns not for less than this is busy, and does not hang.
+SILENT_MIN_S = 5.0
 
 
 async def work(
     config: Config,
     keys: WorkspaceKeys,
     listener: socket.socket,
-    lifeline: int,
+    lifeline: WorkerEnd,
     snapshot: Path | None = None,
 ) -> None:
-    """Serve until SIGTERM, SIGINT, or the supervisor's end; then finish the calls in flight."""
+    """Serve until told to end, by a signal or on the lifeline; then finish the calls in flight."""
     app = create_app(config, keys, snapshot)
     asyncio.get_running_loop().set_exception_handler(partial(log_loop_error, app[DESCRIPTORS]))
     runner = create_runner(app, config)
@@ -51,8 +57,9 @@ async def work(
     await site.start()
     spare_collections()
     log.info("worker_started", process_id=os.getpid())
-    os.write(lifeline, SERVING)
-    await stop_signal(lifeline)
+    follow_signals(app[DRAIN], lifeline)
+    lifeline.begin(deadlines_of(config.server))
+    await app[DRAIN].begun.wait()
     app[SERVICES].is_draining = True
     await asyncio.sleep(config.server.drain_delay_s)
     waiting = accept_waiting(listener)
@@ -94,7 +101,8 @@ def create_runner(app: web.Application, config: Config) -> web.AppRunner:
         auto_decompress=False,
         # A caller who leaves ends the agent's work, and the money with it.
         handler_cancellation=True,
-        shutdown_timeout=config.server.drain_timeout_s,
+        # For what is no call, which `finish_calls` waits for. aiohttp takes 0 for no limit.
+        shutdown_timeout=min(config.server.drain_timeout_s, REQUESTS_END_S) or 0.1,
     )
 
 
@@ -109,19 +117,25 @@ def spare_collections() -> None:
     gc.set_threshold(10_000, 20, 20)
 
 
-async def stop_signal(lifeline: int) -> None:
-    """Return when this process should stop.
+def deadlines_of(server: Server) -> Deadlines:
+    """When the supervisor should take this process for one that hangs."""
+    close_s = server.drain_delay_s + SERVE_ON_S + CLOSE_S
+    return Deadlines(
+        silent_s=max(server.drain_timeout_s, SILENT_MIN_S),
+        stop_s=close_s + server.drain_timeout_s,
+        retire_s=close_s + server.reload_drain_timeout_s,
+    )
 
-    The supervisor holds the other end of the lifeline: it closes with the supervisor, even if
-    that was killed and could send no signal.
+
+def follow_signals(drain: Drain, lifeline: WorkerEnd) -> None:
+    """Begin to drain when this process should stop.
+
+    The end of the supervisor is like SIGTERM, which it could not send if it was killed.
     """
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    loop.add_reader(lifeline, stop.set)
-    await stop.wait()
-    loop.remove_reader(lifeline)
+        loop.add_signal_handler(number, drain.terminate)
+    lifeline.follow(on_retire=drain.retire, on_end=drain.terminate)
 
 
 def log_loop_error(

@@ -56,18 +56,24 @@ class CallsUnderWay:
         if not self._calls and self._all_ended is not None:
             self._all_ended.set()
 
-    async def finish(self, timeout_s: float) -> None:
-        """Let every call end by itself; break off those that take longer than that."""
-        self._all_ended = asyncio.Event()
+    async def finish(self, time_is_up: asyncio.Event) -> None:
+        """Let every call end by itself; break off those in flight when the time is up."""
+        waits = {asyncio.create_task(self._none_left()), asyncio.create_task(time_is_up.wait())}
         try:
-            async with asyncio.timeout(timeout_s):
-                while self._calls:
-                    await self._all_ended.wait()
-                    self._all_ended.clear()
-        except TimeoutError:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if self._calls:
             log.warning("calls_broken_off", count=len(self._calls))
             for request in self._calls.values():
                 break_off(request)
+
+    async def _none_left(self) -> None:
+        self._all_ended = asyncio.Event()
+        while self._calls:
+            await self._all_ended.wait()
+            self._all_ended.clear()
 
 
 def break_off(request: web.BaseRequest) -> None:

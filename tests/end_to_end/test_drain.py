@@ -2,18 +2,21 @@
 
 import asyncio
 import signal
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
+import psutil
 import pytest
 from aiohttp import web
 
+from gateway.workers import RETIRED_PER_WORKER_MAX
 from tests.end_to_end.serving import Serving, register, serving
-from tests.raw import connect
+from tests.raw import RawConnection, connect
 from tests.running import Agent, until
 
 KEEPING = 6
@@ -196,3 +199,103 @@ async def _refuses_connections(url: str) -> bool:
             return False
     except aiohttp.ClientConnectorError:
         return True
+
+
+class Streams:
+    """An agent's streams, which begin, say on what they are told to, and have no end."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.goes_on = asyncio.Event()
+        agent.respond = self.respond
+
+    async def respond(self, request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await answer.prepare(request)
+        await answer.write(b"data: 1\n\n")
+        await self.goes_on.wait()
+        await answer.write(b"data: 2\n\n")
+        await asyncio.Event().wait()
+        return answer
+
+
+@asynccontextmanager
+async def open_stream(url: str) -> AsyncIterator[RawConnection]:
+    """A call whose answer has begun and goes on."""
+    async with connect(url) as caller:
+        caller.send(b"GET /workspaces/w/a2a HTTP/1.1\r\nHost: gateway\r\n\r\n")
+        await caller.until(lambda: b"data: 1\n\n" in caller.received)
+        yield caller
+
+
+async def _reload(gateway: Serving) -> None:
+    """Replace the workers; the old ones take no connections any more."""
+    count = len(gateway.events("workers_replaced"))
+    gateway.process.send_signal(signal.SIGHUP)
+    await until(lambda: len(gateway.events("workers_replaced")) > count, deadline_s=60)
+    retired = {line["process_id"] for line in gateway.events("worker_retires")}
+    old = [each for each in gateway.processes("gateway worker") if each.pid in retired]
+    await until(lambda: not any(map(_listens, old)))
+
+
+def _listens(process: psutil.Process) -> bool:
+    try:
+        connections = process.net_connections("tcp")
+    except psutil.NoSuchProcess:
+        return False
+    return any(each.status == psutil.CONN_LISTEN for each in connections)
+
+
+# Much shorter than what a worker may take after a reload.
+SHORT_DRAIN = {"GATEWAY_SERVER__DRAIN_TIMEOUT_S": "0.5", "GATEWAY_SERVER__DRAIN_DELAY_S": "0"}
+
+
+async def test_calls_outlive_two_reloads_and_sigterm_ends_them(
+    tmp_path: Path, dsn: str, agent: Agent
+) -> None:
+    streams = Streams(agent)
+    async with serving(tmp_path, GATEWAY_DATABASE__DSN=dsn, **SHORT_DRAIN) as gateway:
+        await register(gateway.url, "w", agent.url)
+        async with open_stream(gateway.url) as first:
+            await _reload(gateway)
+            async with open_stream(gateway.url) as second:
+                await _reload(gateway)
+                assert len(gateway.processes("gateway worker")) == 3
+                over = time.monotonic() + 3  # the short drain would be
+                await until(lambda: time.monotonic() > over)
+                streams.goes_on.set()
+                for caller in (first, second):
+                    await caller.until(lambda: b"data: 2\n\n" in caller.received)  # noqa: B023
+                assert await gateway.stop() == 0
+                for caller in (first, second):
+                    await caller.ended()
+                    assert not caller.has_whole_answer
+        assert gateway.events("worker_hung") == []
+
+
+async def test_retired_worker_ends_with_its_last_call(
+    tmp_path: Path, dsn: str, agent: Agent
+) -> None:
+    Streams(agent)
+    async with serving(tmp_path, GATEWAY_DATABASE__DSN=dsn) as gateway:
+        await register(gateway.url, "w", agent.url)
+        async with open_stream(gateway.url):
+            await _reload(gateway)
+        await until(lambda: bool(gateway.events("retired_worker_ended")), deadline_s=30)
+        (line,) = gateway.events("retired_worker_ended")
+        assert line["status"] == 0
+        assert len(gateway.processes("gateway worker")) == 1
+
+
+async def test_the_oldest_of_too_many_retired_workers_is_hurried(
+    tmp_path: Path, dsn: str, agent: Agent, stack: AsyncExitStack
+) -> None:
+    Streams(agent)
+    async with serving(tmp_path, GATEWAY_DATABASE__DSN=dsn, **SHORT_DRAIN) as gateway:
+        await register(gateway.url, "w", agent.url)
+        callers = []
+        for _ in range(RETIRED_PER_WORKER_MAX + 1):
+            callers.append(await stack.enter_async_context(open_stream(gateway.url)))
+            await _reload(gateway)
+        assert len(gateway.events("retired_worker_hurried")) == 1
+        assert [each.is_open for each in callers] == [False, True, True, True]
+        assert await gateway.stop() == 0
