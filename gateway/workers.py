@@ -14,12 +14,35 @@ from gateway.worker_process import Worker, WorkerCommand
 
 log = structlog.get_logger()
 
+# A worker that served for longer is not in a loop of crashes.
+STABLE_S = 10.0
+# So often in a row a worker that served is restarted at once, however soon it ended.
+RESTARTS_AT_ONCE = 3
 RESTART_DELAY_S = 0.5
 RESTART_DELAY_MAX_S = 10.0
 
 # Workers that finish their calls after a reload, for each one that serves. They add up where
 # calls last longer than the time between two reloads, and each takes the memory of a worker.
 RETIRED_PER_WORKER_MAX = 3
+
+
+@dataclass(slots=True)
+class BackOff:
+    """How long one slot waits for its next worker. It is the first that callers wait for."""
+
+    _ends: int = 0
+
+    def delay_s(self, served_s: float | None) -> float:
+        """Seconds until the restart of a worker that served for so long; None is never."""
+        if served_s is not None and served_s >= STABLE_S:
+            self._ends = 0
+            return 0.0
+        self._ends += 1
+        beyond = self._ends - (0 if served_s is None else RESTARTS_AT_ONCE)
+        if beyond <= 0:
+            return 0.0
+        # The power is bounded, because it would outgrow a float.
+        return min(RESTART_DELAY_S * (1 << min(beyond - 1, 10)), RESTART_DELAY_MAX_S)
 
 
 @dataclass(slots=True)
@@ -72,7 +95,7 @@ class Workers:
 
     async def _keep(self, slot: _Slot) -> None:
         """Have one worker serve, and another when it ends before it should."""
-        delay_s = RESTART_DELAY_S
+        back_off = BackOff()
         while not self.stop.is_set():
             worker = await self._serving_in(slot)
             if worker is not None:
@@ -80,12 +103,10 @@ class Workers:
             if self.stop.is_set() or slot.worker is not worker:
                 continue
             slot.worker = None
-            if worker is not None and (worker.served_s or 0) > RESTART_DELAY_MAX_S:
-                delay_s = RESTART_DELAY_S
+            delay_s = back_off.delay_s(worker.served_s if worker else None)
             status = worker.status if worker else None
             log.error("worker_ended", status=status, restart_in_s=delay_s)
             await _wait(self.stop, delay_s)
-            delay_s = min(2 * delay_s, RESTART_DELAY_MAX_S)
 
     async def _serving_in(self, slot: _Slot) -> Worker | None:
         """The slot's worker, started if there is none; it serves, or has ended."""

@@ -60,3 +60,12 @@ async def test_worker_survives_that_the_whole_gateway_was_stopped(tmp_path: Path
         gateway.process.send_signal(signal.SIGHUP)
         await until(lambda: bool(gateway.events("workers_replaced")), PATIENCE_S)
         assert gateway.events("worker_hung") == []
+
+
+async def test_worker_that_is_killed_is_back_without_a_delay(tmp_path: Path, dsn: str) -> None:
+    async with serving(tmp_path, GATEWAY_DATABASE__DSN=dsn) as gateway:
+        worker_of(gateway).kill()
+        await until(lambda: bool(gateway.events("worker_ended")))
+        (line,) = gateway.events("worker_ended")
+        assert (line["status"], line["restart_in_s"]) == (-signal.SIGKILL, 0)
+        await answers(gateway.url)
