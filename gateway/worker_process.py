@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +27,21 @@ STOP_BEFORE_SERVING_S = 5.0
 # in which it could not speak, or in which nobody listened.
 SLICE_S = 1.0
 
+# How long the callback for an ended worker may take before the next one may run beside it.
+ON_ENDED_TIMEOUT_S = 10.0
+
 # Told to workers by the environment, as everything else is.
 DSN_VARIABLE = "GATEWAY_DATABASE__DSN"
 METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 
+def _nothing(_process_id: int) -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerCommand:
-    """What every worker is given."""
+    """What every worker is given. `on_ended` is called in a thread after a worker's end."""
 
     config_file: str | None
     settings: DatabaseSettings
@@ -42,6 +49,7 @@ class WorkerCommand:
     listener: socket.socket
     metrics_folder: str
     snapshot: Path
+    on_ended: Callable[[int], None] = _nothing
 
     async def start(self) -> "Worker":
         """Start a worker. Raises OSError where there is no memory or no process for it."""
@@ -60,6 +68,15 @@ class WorkerCommand:
             its.close()
         return Worker(process, ours)
 
+    async def end(self, process_id: int) -> None:
+        """Call `on_ended`, off the loop; whatever becomes of it, the workers go on."""
+        try:
+            async with asyncio.timeout(ON_ENDED_TIMEOUT_S):
+                await asyncio.to_thread(self.on_ended, process_id)
+        except Exception as error:
+            cause = type(error).__name__
+            log.exception("ended_worker_not_handled", process_id=process_id, cause=cause)
+
     def _arguments(self, lifeline: int) -> list[str]:
         arguments = [sys.executable, "-m", "gateway", "worker"]
         arguments += ["--listener", str(self.listener.fileno()), "--lifeline", str(lifeline)]
@@ -68,11 +85,15 @@ class WorkerCommand:
         return arguments + (["--config", self.config_file] if self.config_file else [])
 
     def _environment(self, environment: Mapping[str, str]) -> dict[str, str]:
-        return {
-            **environment,
-            DSN_VARIABLE: self.settings.dsn,
-            METRICS_VARIABLE: self.metrics_folder,
-        }
+        variables = {**environment, DSN_VARIABLE: self.settings.dsn}
+        try:
+            # Something that clears temporary folders may have removed it.
+            os.makedirs(self.metrics_folder, mode=0o700, exist_ok=True)  # noqa: PTH103 - a mode
+        except OSError as error:
+            # A worker that counts for itself alone is better than none.
+            log.error("metrics_folder_not_made", cause=type(error).__name__)
+            return variables
+        return {**variables, METRICS_VARIABLE: self.metrics_folder}
 
 
 class Worker:

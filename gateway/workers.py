@@ -64,6 +64,7 @@ class Workers:
     _slots: list[_Slot] = field(default_factory=list)
     # Every process that has not been reaped, the oldest first, and the task that watches it.
     _lives: dict[Worker, asyncio.Task[None]] = field(default_factory=dict)
+    _ending: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def run(self) -> None:
         """Keep the workers running; when told to stop, end them and wait for their ends."""
@@ -153,12 +154,15 @@ class Workers:
         return worker
 
     async def _see_through(self, worker: Worker) -> None:
-        """Watch a worker until it ended."""
+        """Watch a worker until it ended, and clear up after it."""
         try:
             await worker.live()
             if worker.is_retired:
                 status = worker.status
                 log.info("retired_worker_ended", process_id=worker.process_id, status=status)
+            # One after another: what is cleared up belongs to all of them.
+            async with self._ending:
+                await self.command.end(worker.process_id)
         finally:
             del self._lives[worker]
 

@@ -1,13 +1,28 @@
 """Workers that die or hang: the gateway goes on, and its end is bounded."""
 
+import asyncio
+import os
+import shutil
 import signal
 import time
 from pathlib import Path
 
 import psutil
+import pytest
 
+from gateway.storage.database import DatabaseSettings
+from gateway.storage.workspace_key import read_workspace_keys
+from gateway.supervisor import listen, url_of
 from gateway.worker import SILENT_MIN_S
-from tests.end_to_end.serving import Serving, answers, serving
+from gateway.worker_process import METRICS_VARIABLE, WorkerCommand
+from gateway.workers import Workers
+from tests.end_to_end.serving import (
+    START_TIMEOUT_S,
+    Serving,
+    answers,
+    processes_below,
+    serving,
+)
 from tests.running import until
 
 # A worker that hangs is noticed after SILENT_MIN_S then.
@@ -69,3 +84,45 @@ async def test_worker_that_is_killed_is_back_without_a_delay(tmp_path: Path, dsn
         (line,) = gateway.events("worker_ended")
         assert (line["status"], line["restart_in_s"]) == (-signal.SIGKILL, 0)
         await answers(gateway.url)
+
+
+async def test_worker_starts_without_the_folder_of_metrics(tmp_path: Path, dsn: str) -> None:
+    async with serving(tmp_path, GATEWAY_DATABASE__DSN=dsn) as gateway:
+        worker = worker_of(gateway)
+        folder = Path(worker.environ()[METRICS_VARIABLE])
+        shutil.rmtree(folder)
+        worker.kill()
+        await answers(gateway.url)
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert await gateway.stop() == 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_ended_worker_is_handed_over_and_a_failure_of_that_stops_nothing(
+    tmp_path: Path, dsn: str, *, fails: bool
+) -> None:
+    ended, stop = [], asyncio.Event()
+
+    def take(process_id: int) -> None:
+        ended.append(process_id)
+        if fails:
+            raise RuntimeError
+
+    settings = DatabaseSettings(dsn)
+    keys = await read_workspace_keys(settings)
+    with listen("127.0.0.1", 0) as listener:
+        command = WorkerCommand(
+            *(None, settings, keys, listener, str(tmp_path / "m"), tmp_path / "snapshot"),
+            on_ended=take,
+        )
+        workers = Workers(command, 1, stop)
+        running = asyncio.create_task(workers.run())
+        async with asyncio.timeout(START_TIMEOUT_S):
+            await workers.is_serving.wait()
+        (worker,) = processes_below(os.getpid(), "gateway worker")
+        worker.kill()
+        await until(lambda: ended == [worker.pid])
+        await answers(url_of(listener))
+        stop.set()
+        await running
+    assert len(ended) == 2
