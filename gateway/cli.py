@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import asyncpg
+import structlog
 
 from gateway import __version__
 from gateway.config import Config, ConfigError, load_config
-from gateway.core.errors import StorageUnavailable
+from gateway.core.errors import GatewayError, StorageUnavailable
 from gateway.database import StartError, open_database
 from gateway.lifeline import WorkerEnd
 from gateway.logs import configure_logs
@@ -23,6 +24,8 @@ from gateway.storage.migrations import MigrationError, migrate, pending_migratio
 from gateway.storage.upkeep import prune_ledger
 from gateway.storage.workspace_key import WorkspaceKeys
 from gateway.supervisor import supervise
+
+log = structlog.get_logger()
 
 # What a person can act on: shown as one line, without a stack trace.
 _EXPECTED = (
@@ -65,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--lifeline", type=int, required=True)
     command.add_argument("--id-type")
     command.add_argument("--snapshot", type=Path)
+    command.add_argument("--log-format", choices=("console", "json"))
     return parser
 
 
@@ -97,6 +101,19 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _worker(options: argparse.Namespace) -> int:
+    lifeline = WorkerEnd(options.lifeline)
+    try:
+        _run_worker(options, lifeline)
+    except Exception as error:
+        if not structlog.is_configured():
+            configure_logs("info", options.log_format)
+        _log_failure("worker_failed" if lifeline.has_begun else "worker_start_failed", error)
+        return 1
+    return 0
+
+
+def _run_worker(options: argparse.Namespace, lifeline: WorkerEnd) -> None:
+    config = _config(options)
     # Imported here: prometheus_client decides at its import whether there are several workers.
     import uvloop
 
@@ -104,9 +121,18 @@ def _worker(options: argparse.Namespace) -> int:
 
     listener = socket.socket(fileno=options.listener)
     keys = WorkspaceKeys(options.id_type)
-    lifeline = WorkerEnd(options.lifeline)
-    uvloop.run(work(_config(options), keys, listener, lifeline, options.snapshot))
-    return 0
+    uvloop.run(work(config, keys, listener, lifeline, options.snapshot))
+
+
+def _log_failure(event: str, error: Exception) -> None:
+    """Log why a worker ends as one line; only what nobody expects has a stack trace in it."""
+    is_expected = isinstance(error, (*_EXPECTED, GatewayError))
+    log.error(
+        event,
+        cause=type(error).__name__,
+        reason="; ".join(str(error).splitlines()),
+        exc_info=None if is_expected else error,
+    )
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -65,7 +65,8 @@ async def supervise(
             metrics = folder / "metrics"
             metrics.mkdir(mode=0o700)
             command = WorkerCommand(
-                config_file, settings, care.keys, listener, str(metrics), care.snapshot
+                *(config_file, settings, care.keys, listener, str(metrics), care.snapshot),
+                log_format=config.log.format,
             )
             workers = Workers(command, config.server.workers, stop)
             await _run(workers, replace, on_ready or _log_address)

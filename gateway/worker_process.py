@@ -49,6 +49,8 @@ class WorkerCommand:
     listener: socket.socket
     metrics_folder: str
     snapshot: Path
+    # For the one line of a worker that cannot read its configuration.
+    log_format: str | None = None
     on_ended: Callable[[int], None] = _nothing
 
     async def start(self) -> "Worker":
@@ -82,6 +84,7 @@ class WorkerCommand:
         arguments += ["--listener", str(self.listener.fileno()), "--lifeline", str(lifeline)]
         arguments += ["--snapshot", str(self.snapshot)]
         arguments += ["--id-type", self.keys.id_type] if self.keys.id_type else []
+        arguments += ["--log-format", self.log_format] if self.log_format else []
         return arguments + (["--config", self.config_file] if self.config_file else [])
 
     def _environment(self, environment: Mapping[str, str]) -> dict[str, str]:

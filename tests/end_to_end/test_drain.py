@@ -124,6 +124,10 @@ async def test_replacement_that_cannot_start_leaves_the_old_worker(
         await until(lambda: len(gateway.processes("gateway worker")) == 2)
         await until(lambda: len(gateway.processes("gateway worker")) == 1)
         assert [each.pid for each in gateway.processes("gateway worker")] == before
+        await until(lambda: bool(gateway.events("workers_not_replaced")))
+        (line,) = gateway.events("worker_start_failed")
+        assert (line["cause"], line["reason"]) == ("ConfigError", "nonsense: unknown key")
+        assert "exception" not in line
         file.write_text("[auth]\nadmin_tokens = ['secret']\n")
         gateway.process.send_signal(signal.SIGHUP)
         await until(lambda: _is_closed_to_strangers(gateway.url))
