@@ -6,7 +6,6 @@ than ours (Python's takes NaN and UTF-16, Go's matches member names ignoring cas
 JSON, cannot spend" would be a way around.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,15 +36,10 @@ FREE_RPC_METHODS = frozenset(
         "GetExtendedAgentCard",
     }
 )
-# Half a character, which JSON can escape but UTF-8 cannot hold.
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
 # What every JSON writer can write; larger ones are nobody's ids.
 RPC_ID_MAX = 2**63 - 1
 
 FREE_HTTP_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
-
-Members = Sequence[tuple[str, object]]
 
 _FREE_REST_POST = re.compile(r"/tasks/[^/]+(:cancel|:subscribe|/pushNotificationConfigs)")
 _REST_PATH = re.compile(r"/tasks(/[^/]+(:[a-z]+|/pushNotificationConfigs)?)?")
@@ -64,6 +58,20 @@ class Form(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class CallBody:
+    """What a call's body says: nothing, if there is none.
+
+    `methods` and `ids` are the values of all members `method`, in any case, and `id` of the one
+    JSON object that it is. `is_object` is false for all else, and for what cannot be read.
+    """
+
+    methods: Sequence[object] = ()
+    ids: Sequence[object] = ()
+    is_object: bool = True
+    is_rpc: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """What was found out about a call; `rpc_id` is what a JSON-RPC answer must repeat."""
 
@@ -77,14 +85,13 @@ def is_free_by_method(http_method: str) -> bool:
     return http_method in FREE_HTTP_METHODS
 
 
-def read_call(http_method: str, path: str, body: bytes | None) -> Call:
-    """Read a call: `path` is decoded and below the workspace; `body` is None if unreadable."""
-    members = _read_members(body)
+def read_call(http_method: str, path: str, body: CallBody) -> Call:
+    """Read a call: `path` is decoded and below the workspace."""
     is_free = is_free_by_method(http_method)
     if is_rest_path(path):
-        return Call(Form.REST, is_free or _is_free_rest(http_method, path, members))
-    form = Form.JSON_RPC if _is_rpc(members, body) else Form.PLAIN
-    return Call(form, is_free or _is_free_rpc(members), _rpc_id(members))
+        return Call(Form.REST, is_free or _is_free_rest(http_method, path, body))
+    form = Form.JSON_RPC if body.is_rpc else Form.PLAIN
+    return Call(form, is_free or _is_free_rpc(body), _rpc_id(body))
 
 
 def is_rest_path(path: str) -> bool:
@@ -101,65 +108,27 @@ def _ends_with(pattern: re.Pattern[str], path: str) -> bool:
     return any(pattern.fullmatch(path, at) for at, sign in enumerate(path) if sign == "/")
 
 
-def _is_free_rest(http_method: str, path: str, members: Members | None) -> bool:
+def _is_free_rest(http_method: str, path: str, body: CallBody) -> bool:
     if http_method != "POST" or _is_send_path(path) or not _ends_with(_FREE_REST_POST, path):
         return False
     # An agent may take JSON-RPC at any path: then the body decides what it does.
-    return members is not None and (not _methods(members) or _is_free_rpc(members))
+    return body.is_object and (not body.methods or _is_free_rpc(body))
 
 
-def _is_free_rpc(members: Members | None) -> bool:
+def _is_free_rpc(body: CallBody) -> bool:
     # Two spellings of one member: which of them the agent obeys is its parser's business.
-    methods = _methods(members or ())
-    return len(methods) == 1 and isinstance(methods[0], str) and methods[0] in FREE_RPC_METHODS
+    match body.methods:
+        case [str(method)]:
+            return method in FREE_RPC_METHODS
+    return False
 
 
-def _methods(members: Members) -> Sequence[object]:
-    return [value for name, value in members if name.casefold() == "method"]
-
-
-def _is_rpc(members: Members | None, body: bytes | None) -> bool:
-    if members is not None:
-        return any(name == "jsonrpc" for name, _ in members)
-    # A batch, or what only a laxer parser can read: answer in the form it seems to want.
-    return body is not None and b'"jsonrpc"' in body
-
-
-def _rpc_id(members: Members | None) -> str | int | float | None:
+def _rpc_id(body: CallBody) -> str | int | float | None:
     """The id to repeat: null where there is none, more than one, or one that cannot be written."""
-    match [value for name, value in members or () if name == "id"]:
-        case [str(text)] if not _SURROGATE.search(text):
+    match body.ids:
+        case [str(text)]:
             return text
-        case [float(number)]:
-            return number
-        case [int(number)] if not isinstance(number, bool) and abs(number) <= RPC_ID_MAX:
-            return number
+        case [int() | float() as number] if not isinstance(number, bool):
+            # Of larger ones a parser may have kept only the first digits.
+            return number if abs(number) <= RPC_ID_MAX else None
     return None
-
-
-def _read_members(body: bytes | None) -> Members | None:
-    """The members of the one object that `body` is, doubles included; None for all else.
-
-    No body has no members.
-    """
-    if body is None:
-        return None
-    if body == b"":
-        return ()
-    try:
-        value = json.loads(
-            body.decode(), object_pairs_hook=_Members, parse_constant=_refuse_constant
-        )
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, _Members) else None
-
-
-class _Members(tuple[tuple[str, object], ...]):
-    """A JSON object as its pairs, told apart from a JSON array."""
-
-    __slots__ = ()
-
-
-def _refuse_constant(name: str) -> object:
-    raise ValueError(name)

@@ -44,8 +44,18 @@ async def read_body(request: web.Request, bytes_max: int) -> bytes:
 
     A caller who asked whether to send it is told so here, and not before.
     """
-    if (request.content_length or 0) > bytes_max:
-        raise ContentTooLarge(f"The body must not be over {bytes_max} bytes.")
+    if (request.content_length or 0) <= bytes_max:
+        body, is_whole = await read_beginning(request, bytes_max)
+        if is_whole:
+            return body
+    raise ContentTooLarge(f"The body must not be over {bytes_max} bytes.")
+
+
+async def read_beginning(request: web.Request, bytes_max: int) -> tuple[bytes, bool]:
+    """The body up to the chunk that goes beyond `bytes_max`, and whether that is all of it.
+
+    Raises RequestTimeout, and BadRequest for a body that breaks off.
+    """
     body = bytearray()
     try:
         async with asyncio.timeout(READ_TIMEOUT_S):
@@ -53,12 +63,12 @@ async def read_body(request: web.Request, bytes_max: int) -> bytes:
             async for chunk in request.content.iter_any():
                 body += chunk
                 if len(body) > bytes_max:
-                    raise ContentTooLarge(f"The body must not be over {bytes_max} bytes.")
+                    return bytes(body), False
     except TimeoutError:
         raise RequestTimeout("The body did not arrive in time.") from None
     except web.RequestPayloadError:
         raise BadRequest("The body broke off.") from None
-    return bytes(body)
+    return bytes(body), True
 
 
 def parse(model: type[Model], members: Mapping[str, object]) -> Model:

@@ -5,8 +5,6 @@ budget has room (or the call is free, or the budget cannot be read), and only th
 body read and the agent spoken to.
 """
 
-import contextlib
-import re
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -20,11 +18,8 @@ from gateway.core.agent_card import CardQuestion, is_card_path
 from gateway.core.calls import Call, is_free_by_method, read_call
 from gateway.core.errors import (
     BadGateway,
-    BadRequest,
-    ContentTooLarge,
     GatewayError,
     GatewayTimeout,
-    RequestTimeout,
     Unavailable,
     UnknownAgent,
 )
@@ -33,6 +28,7 @@ from gateway.core.target import CallTarget, read_call_target
 from gateway.web import metrics
 from gateway.web.admission import Admission
 from gateway.web.agent_cards import CardCall, RpcCards, answer_card
+from gateway.web.call_body import inspect, is_readable
 from gateway.web.forwarding import (
     Fields,
     forward,
@@ -41,7 +37,6 @@ from gateway.web.forwarding import (
     request_body,
     request_fields,
 )
-from gateway.web.json_body import read_body
 from gateway.web.request_id import REQUEST_ID
 from gateway.web.same_origin import is_from_page, refuse_navigation
 from gateway.web.services import Services, services
@@ -49,16 +44,11 @@ from gateway.web.upstream import UpstreamRequest
 
 log = structlog.get_logger()
 
-# Only this much of a call to a workspace over its budget is looked into.
-INSPECTED_BYTES_MAX = 1024 * 1024
-
 # Agents send a heartbeat, and register when they start, about this often.
 REGISTER_RETRY_S = 30
 
 # How a budget was decided on without a check.
 CHECK_SKIPPED, CHECK_KNOWN = ("Budget-Check", "skipped"), ("Budget-Check", "known")
-
-_CHARSET = re.compile(r"charset[^=;]*=\s*[\"']?([^;\"'\s]*)")
 
 
 @dataclass(slots=True)
@@ -113,7 +103,8 @@ async def _answer_admitted(
     admission = await parts.admissions.admit(target.workspace_id)
     body = None
     if admission.is_over_budget and not is_free_by_method(request.method):
-        body, call = await _inspect(request, target)
+        body, said = await inspect(request)
+        call = read_call(request.method, target.path, said)
         if not call.is_free:
             trace.outcome = metrics.REFUSED
             return _refuse(parts, admission, call)
@@ -156,35 +147,11 @@ async def _ask_agent(
             answer.headers.extend(fields)
         answer.headers.extend(added)
         return answer
-    cards = RpcCards(agent_url, public_base, CardQuestion(is_asked=not _is_readable(request)))
+    cards = RpcCards(agent_url, public_base, CardQuestion(is_asked=not is_readable(request)))
     body = request_body(request, config.proxy, read, cards)
     url = target.upstream_url(agent_url)
     outgoing = UpstreamRequest(request.method, url, cards.asked_with(fields, body), body)
     return await forward(request, parts, outgoing, cards, added)
-
-
-async def _inspect(request: web.Request, target: CallTarget) -> tuple[bytes | None, Call]:
-    """The body of a call to a workspace over its budget, if it can be read, and what it wants."""
-    body: bytes | None = None
-    if _is_readable(request):
-        with contextlib.suppress(BadRequest, ContentTooLarge, RequestTimeout):
-            body = await read_body(request, INSPECTED_BYTES_MAX)
-    return body, read_call(request.method, target.path, body)
-
-
-def _is_readable(request: web.Request) -> bool:
-    """Whether the agent will read the same text as we do: no coding, no other charset.
-
-    Agents decode by the charset they are told (aiohttp's any, UTF-7 among them), which can hide
-    one method behind another.
-    """
-    if hdrs.CONTENT_ENCODING in request.headers:
-        return False
-    types = request.headers.getall(hdrs.CONTENT_TYPE, [])
-    if types == ["application/json"]:
-        return True
-    charsets = _CHARSET.findall(";".join(types).lower())
-    return len(types) <= 1 and all(charset in ("utf-8", "utf8") for charset in charsets)
 
 
 def _refuse(parts: Services, admission: Admission, call: Call) -> web.Response:

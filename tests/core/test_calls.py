@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from gateway.core.calls import Call, Form, is_free_by_method, read_call
+from gateway.core.calls import Call, Form, is_free_by_method
 from gateway.core.target import read_call_target
+from tests.core.call_bodies import read_bytes
 
 FREE = [
     "tasks/get",
@@ -51,13 +52,13 @@ def rpc(**members: object) -> bytes:
 
 @pytest.mark.parametrize("method", FREE)
 def test_reading_ending_and_watching_tasks_is_free(method: str) -> None:
-    assert read_call("POST", "", rpc(method=method)) == Call(Form.JSON_RPC, True, 1)
-    assert read_call("POST", "/", rpc(method=method, params={"method": "x"})).is_free
+    assert read_bytes("POST", "", rpc(method=method)) == Call(Form.JSON_RPC, True, 1)
+    assert read_bytes("POST", "/", rpc(method=method, params={"method": "x"})).is_free
 
 
 @pytest.mark.parametrize("method", REFUSED)
 def test_sending_and_everything_unknown_is_refused(method: str) -> None:
-    assert read_call("POST", "", rpc(method=method)) == Call(Form.JSON_RPC, False, 1)
+    assert read_bytes("POST", "", rpc(method=method)) == Call(Form.JSON_RPC, False, 1)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_sending_and_everything_unknown_is_refused(method: str) -> None:
 def test_http_method_that_starts_no_work_is_free(http_method: str, is_free: bool) -> None:
     assert is_free_by_method(http_method) is is_free
     for path in ("", "/anything", "/message:send"):
-        assert read_call(http_method, path, b"").is_free is is_free
+        assert read_bytes(http_method, path, b"").is_free is is_free
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_rest_call_is_read_from_its_decoded_path(
     http_method: str, tail: str, is_free: bool
 ) -> None:
     path = read_call_target(f"/workspaces/w/a2a{tail}").path
-    assert read_call(http_method, path, b"{}").is_free is is_free
+    assert read_bytes(http_method, path, b"{}").is_free is is_free
 
 
 @pytest.mark.parametrize(
@@ -151,6 +152,6 @@ def test_rest_call_is_read_from_its_decoded_path(
 def test_form_and_id_are_those_of_the_request(
     tail: str, body: bytes | None, form: Form, rpc_id: object
 ) -> None:
-    call = read_call("POST", tail, body)
+    call = read_bytes("POST", tail, body)
     assert (call.form, call.rpc_id, type(call.rpc_id)) == (form, rpc_id, type(rpc_id))
     assert call.is_free is False

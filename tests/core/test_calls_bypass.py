@@ -2,7 +2,8 @@
 
 import pytest
 
-from gateway.core.calls import Form, read_call
+from gateway.core.calls import Form
+from tests.core.call_bodies import read_bytes
 
 GET_TASK = '{"jsonrpc": "2.0", "method": "tasks/get"}'
 
@@ -10,7 +11,7 @@ GET_TASK = '{"jsonrpc": "2.0", "method": "tasks/get"}'
 @pytest.mark.parametrize(
     "body",
     [
-        None,  # coded, or over 1 MiB
+        None,  # coded, or over 64 KiB
         b"",
         b"null",
         b"1",
@@ -52,12 +53,12 @@ GET_TASK = '{"jsonrpc": "2.0", "method": "tasks/get"}'
     ],
 )
 def test_body_that_is_not_surely_one_free_call_is_refused(body: bytes | None) -> None:
-    assert not read_call("POST", "", body).is_free
+    assert not read_bytes("POST", "", body).is_free
 
 
 def test_member_named_method_in_another_case_counts_as_the_method() -> None:
-    assert read_call("POST", "", b'{"Method": "tasks/get"}').is_free
-    assert not read_call("POST", "", b'{"Method": "message/send"}').is_free
+    assert read_bytes("POST", "", b'{"Method": "tasks/get"}').is_free
+    assert not read_bytes("POST", "", b'{"Method": "message/send"}').is_free
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_member_named_method_in_another_case_counts_as_the_method() -> None:
     ],
 )
 def test_body_of_a_free_call_does_not_hide_the_path_of_a_send(path: str) -> None:
-    call = read_call("POST", path, GET_TASK.encode())
+    call = read_bytes("POST", path, GET_TASK.encode())
     assert (call.form, call.is_free) == (Form.REST, False)
 
 
@@ -93,7 +94,7 @@ def test_body_of_a_free_call_does_not_hide_the_path_of_a_send(path: str) -> None
     ],
 )
 def test_path_that_ends_as_a_free_one_does_not_hide_a_send(path: str) -> None:
-    call = read_call("POST", path, b"{}")
+    call = read_bytes("POST", path, b"{}")
     assert (call.form, call.is_free) == (Form.REST, False)
 
 
@@ -111,12 +112,12 @@ def test_path_that_ends_as_a_free_one_does_not_hide_a_send(path: str) -> None:
         (b'[{"method": "message/send"}]', False),
         (b'{"method": "message/send", "id": NaN}', False),
         ('{"method": "message/send"}'.encode("utf-16"), False),
-        (None, False),  # coded, or over 1 MiB
+        (None, False),  # coded, or over 64 KiB
     ],
 )
 @pytest.mark.parametrize("tail", [":cancel", ":subscribe", "/pushNotificationConfigs"])
 def test_path_that_is_free_does_not_hide_a_body_that_sends(
     tail: str, body: bytes | None, is_free: bool
 ) -> None:
-    call = read_call("POST", f"/tasks/1{tail}", body)
+    call = read_bytes("POST", f"/tasks/1{tail}", body)
     assert (call.form, call.is_free) == (Form.REST, is_free)

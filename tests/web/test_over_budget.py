@@ -34,6 +34,7 @@ PATIENT = {"GATEWAY_BUDGET__CHECK_TIMEOUT_MS": "10000"}
 JSON = "Content-Type: application/json"
 SEND = b'{"jsonrpc":"2.0","id":7,"method":"message/send","params":{}}'
 CANCEL = b'{"jsonrpc":"2.0","id":7,"method":"tasks/cancel","params":{"id":"1"}}'
+INSPECTED = 64 * 1024
 MIB = 1024 * 1024
 
 
@@ -210,15 +211,15 @@ STOPPED = {
     "NaN": (Form.JSON_RPC, call(CANCEL[:-1] + b',"x":NaN}')),
     "a comma at the end": (Form.JSON_RPC, call(CANCEL[:-1] + b",}")),
     "a comment": (Form.JSON_RPC, call(CANCEL[:-1] + b"/**/}")),
-    "single quotes": (Form.PLAIN, call(b"{'jsonrpc':'2.0','method':'tasks/get'}")),
+    "single quotes": (Form.JSON_RPC, call(b"{'jsonrpc':'2.0','method':'tasks/get'}")),
     "bytes that are no UTF-8": (Form.JSON_RPC, call(CANCEL[:-1] + b',"x":"\xff"}')),
     "UTF-8 of a surrogate": (Form.JSON_RPC, call(CANCEL[:-1] + b',"x":"\xed\xa0\x80"}')),
     "a NUL within a text": (Form.JSON_RPC, call(CANCEL[:-1] + b',"x":"\0"}')),
     "a NUL at the end": (Form.JSON_RPC, call(CANCEL + b"\0")),
     "a byte order mark": (Form.JSON_RPC, call(b"\xef\xbb\xbf" + CANCEL)),
-    "UTF-16": (Form.PLAIN, call(CANCEL.decode().encode("utf-16"))),
-    "UTF-16 without a mark": (Form.PLAIN, call(CANCEL.decode().encode("utf-16-le"))),
-    "UTF-32": (Form.PLAIN, call(CANCEL.decode().encode("utf-32"))),
+    "UTF-16": (Form.JSON_RPC, call(CANCEL.decode().encode("utf-16"))),
+    "UTF-16 without a mark": (Form.JSON_RPC, call(CANCEL.decode().encode("utf-16-le"))),
+    "UTF-32": (Form.JSON_RPC, call(CANCEL.decode().encode("utf-32"))),
     "deep nesting": (
         Form.JSON_RPC,
         call(CANCEL[:-1] + b',"x":' + b"[" * 90_000 + b"]" * 90_000 + b"}"),
@@ -250,20 +251,66 @@ STOPPED = {
     ),
     "XML": (Form.PLAIN, call(b"<method>tasks/get</method>", "", "Content-Type: text/xml")),
     # Bodies that the agent may read otherwise than we do.
-    "gzip": (Form.PLAIN, call(gzip.compress(CANCEL), "", JSON, "Content-Encoding: gzip")),
-    "gzip that is none": (Form.PLAIN, call(CANCEL, "", JSON, "Content-Encoding: gzip")),
-    "gzip without a word": (Form.PLAIN, call(gzip.compress(CANCEL))),
-    "an unknown coding": (Form.PLAIN, call(CANCEL, "", JSON, "content-encoding: zebra")),
-    "the coding of none": (Form.PLAIN, call(CANCEL, "", JSON, "Content-Encoding: identity")),
-    "UTF-7": (Form.PLAIN, call(CANCEL, "", f"{JSON}; charset=utf-7")),
-    "UTF-16 by its name": (Form.PLAIN, call(CANCEL, "", f"{JSON};charset=UTF-16LE")),
-    "a charset in quotes": (Form.PLAIN, call(CANCEL, "", f'{JSON}; charset="utf-7"')),
-    "two charsets": (Form.PLAIN, call(CANCEL, "", f"{JSON}; charset=utf-8; charset=utf-7")),
-    "an extended charset": (Form.PLAIN, call(CANCEL, "", f"{JSON}; charset*=us-ascii''utf-7")),
+    "gzip": (Form.JSON_RPC, call(gzip.compress(CANCEL), "", JSON, "Content-Encoding: gzip")),
+    "gzip that is none": (Form.JSON_RPC, call(CANCEL, "", JSON, "Content-Encoding: gzip")),
+    "gzip without a word": (Form.JSON_RPC, call(gzip.compress(CANCEL))),
+    "an unknown coding": (Form.JSON_RPC, call(CANCEL, "", JSON, "content-encoding: zebra")),
+    "the coding of none": (Form.JSON_RPC, call(CANCEL, "", JSON, "Content-Encoding: identity")),
+    "UTF-7": (Form.JSON_RPC, call(CANCEL, "", f"{JSON}; charset=utf-7")),
+    "UTF-16 by its name": (Form.JSON_RPC, call(CANCEL, "", f"{JSON};charset=UTF-16LE")),
+    "a charset in quotes": (Form.JSON_RPC, call(CANCEL, "", f'{JSON}; charset="utf-7"')),
+    "two charsets": (Form.JSON_RPC, call(CANCEL, "", f"{JSON}; charset=utf-8; charset=utf-7")),
+    "an extended charset": (Form.JSON_RPC, call(CANCEL, "", f"{JSON}; charset*=us-ascii''utf-7")),
     # Bodies that are too long to look into, or whose end is far away.
-    "over 1 MiB": (Form.PLAIN, call(CANCEL.ljust(MIB + 1))),
-    "over 1 MiB in chunks": (Form.PLAIN, chunked(CANCEL.ljust(MIB), b" ")),
-    "a send behind 1 MiB of blanks": (Form.JSON_RPC, call(SEND.rjust(MIB))),
+    "over 64 KiB": (Form.JSON_RPC, call(CANCEL.ljust(INSPECTED + 1))),
+    "over 64 KiB in chunks": (Form.JSON_RPC, chunked(CANCEL.ljust(INSPECTED), b" ")),
+    "a send behind 64 KiB of blanks": (Form.JSON_RPC, call(SEND.rjust(INSPECTED))),
+    "over 1 MiB": (Form.JSON_RPC, call(CANCEL.ljust(MIB + 1))),
+    # In the form that the caller seems to understand.
+    **{
+        f"{what} as {content_type}": (form, call(body, "", *fields))
+        for content_type, (rpc_form, other_form) in {
+            "application/json": (Form.JSON_RPC, Form.JSON_RPC),
+            "Application/JSON ; charset=utf-8": (Form.JSON_RPC, Form.JSON_RPC),
+            "application/a2a+json": (Form.JSON_RPC, Form.JSON_RPC),
+            "application/json-rpc": (Form.JSON_RPC, Form.JSON_RPC),
+            "text/plain": (Form.JSON_RPC, Form.PLAIN),
+            "application/jsonl": (Form.JSON_RPC, Form.PLAIN),
+        }.items()
+        for what, body, form, fields in (
+            (
+                "JSON-RPC over 64 KiB",
+                SEND.ljust(INSPECTED + 1),
+                rpc_form,
+                [f"Content-Type: {content_type}"],
+            ),
+            (
+                "a prompt over 64 KiB",
+                b'{"prompt":"Hello"}'.ljust(INSPECTED + 1),
+                other_form,
+                [f"Content-Type: {content_type}"],
+            ),
+            (
+                "coded JSON-RPC",
+                gzip.compress(SEND),
+                other_form,
+                [f"Content-Type: {content_type}", "Content-Encoding: gzip"],
+            ),
+            (
+                "JSON-RPC that claims a coding",
+                SEND,
+                rpc_form,
+                [f"Content-Type: {content_type}", "Content-Encoding: identity"],
+            ),
+            ("a fault", b'{"jsonrpc":"2.0",', rpc_form, [f"Content-Type: {content_type}"]),
+            ("another fault", b'{"prompt":"Hello",', other_form, [f"Content-Type: {content_type}"]),
+        )
+    },
+    "PUT of a prompt over 64 KiB": (
+        Form.PLAIN,
+        call(b'{"prompt":"Hello"}'.ljust(INSPECTED + 1), method="PUT"),
+    ),
+    "REST over 64 KiB": (Form.REST, call(SEND.ljust(INSPECTED + 1), "/message:send")),
     "a send byte by byte": (
         Form.JSON_RPC,
         chunked(*(SEND[at : at + 1] for at in range(len(SEND)))),
@@ -352,9 +399,13 @@ STOPPED = {
         Form.REST,
         call(gzip.compress(SEND), "/tasks/1:cancel", JSON, "Content-Encoding: gzip"),
     ),
-    "a free REST path with a send of over 1 MiB": (
+    "a free REST path with a send of over 64 KiB": (
         Form.REST,
-        chunked(SEND.ljust(MIB), b" ", tail="/tasks/1:cancel"),
+        chunked(SEND.ljust(INSPECTED), b" ", tail="/tasks/1:cancel"),
+    ),
+    "a free REST path with over 64 KiB": (
+        Form.REST,
+        call(b"{}".ljust(INSPECTED + 1), "/tasks/1:cancel"),
     ),
 }
 
@@ -387,8 +438,8 @@ GOES_THROUGH = {
     "RPC without a type": call(CANCEL, "", "Accept: */*"),
     "RPC with a charset in quotes": call(CANCEL, "", f'{JSON}; charset="UTF-8"'),
     "RPC with blanks": call(b" \r\n\t" + CANCEL + b"\n"),
-    "RPC of 1 MiB": call(CANCEL.ljust(MIB)),
-    "RPC of 1 MiB in chunks": chunked(CANCEL, b" " * (MIB - len(CANCEL))),
+    "RPC of 64 KiB": call(CANCEL.ljust(INSPECTED)),
+    "RPC of 64 KiB in chunks": chunked(CANCEL, b" " * (INSPECTED - len(CANCEL))),
     "RPC byte by byte": chunked(*(CANCEL[at : at + 1] for at in range(len(CANCEL)))),
     "RPC with a method in its parameters": call(
         b'{"jsonrpc":"2.0","id":1,"method":"tasks/get","params":{"method":"message/send"}}'
@@ -536,4 +587,34 @@ async def test_limit_of_0_tells_no_time_to_come_back(
     assert answer.fields["ratelimit"] == '"hourly";r=0, "daily";r=860'
     assert answer.fields["cache-control"] == "no-store"
     assert_no_invitation_to_pay(answer)
+    assert received == []
+
+
+TEXT = "Content-Type: text/plain"
+
+
+@pytest.mark.parametrize(
+    ("fields", "sent", "form"),
+    [
+        # The rest of the body never comes.
+        ([JSON, "Content-Length: 9000000"], b"", Form.JSON_RPC),
+        ([TEXT, "Content-Length: 9000000"], SEND, Form.JSON_RPC),
+        ([TEXT, "Content-Length: 9000000"], b"Hello", Form.PLAIN),
+        ([TEXT, "Content-Encoding: br", "Content-Length: 9"], b"\x0b", Form.PLAIN),
+        (
+            [JSON, "Transfer-Encoding: chunked"],
+            b"%x\r\n%b" % (MIB, b"[".ljust(INSPECTED + 1)),
+            Form.JSON_RPC,
+        ),
+        # Who asks whether to send it need not.
+        ([TEXT, "Content-Length: 9000000", "Expect: 100-continue"], b"", Form.PLAIN),
+        ([JSON, "Content-Length: 9000000", "Expect: 100-continue"], b"", Form.JSON_RPC),
+    ],
+)
+async def test_refusal_waits_for_no_more_of_a_body_than_is_looked_into(
+    gateway: Gateway, received: list[Received], fields: list[str], sent: bytes, form: Form
+) -> None:
+    answer = await exchange(gateway, [_head("POST", "/workspaces/w/a2a", *fields) + sent])
+    assert_refused(answer, form)
+    assert answer.fields["connection"] == "close"
     assert received == []
