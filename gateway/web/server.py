@@ -27,6 +27,7 @@ from gateway.web.call_answer import CallAnswer
 from gateway.web.calls_under_way import break_off
 from gateway.web.descriptors import DESCRIPTORS, Descriptors
 from gateway.web.dispatch import calls_first
+from gateway.web.lingering import hang_up
 from gateway.web.problems import problem, problem_bytes
 from gateway.web.request_gate import gated
 
@@ -39,8 +40,6 @@ FIELDS_MAX = 128
 # Of a head that comes in several parts; 128 fields of 16 KiB would be 2 MiB of every connection.
 HEAD_BYTES_MAX = 64 * 1024
 
-# How long a caller may take to read an answer that came before the end of its request.
-HANG_UP_S = 1.0
 # How long a caller may take to read an answer of ours.
 ANSWER_TIMEOUT_S = 30.0
 
@@ -210,16 +209,9 @@ class _Protocol(RequestHandler):
         return resp, is_gone
 
     async def _hang_up(self) -> None:
-        """Take nothing more, say that nothing more comes, and let the answer be read.
-
-        Closing at once would reset the connection, and a reset can overtake the answer
-        (RFC 9112 section 9.6).
-        """
-        if self.transport is None or self.transport.is_closing():
-            return
-        self._pause_transport_reading()
-        self.transport.write_eof()
-        await asyncio.sleep(HANG_UP_S)
+        """End the connection so that the answer can be read."""
+        if self.transport is not None and not self.transport.is_closing():
+            await hang_up(self.transport, self)
 
 
 def _unreadable(cause: BaseException | None) -> GatewayError:
