@@ -30,6 +30,7 @@ from benchmarks import (
     open_streams,
     outage_waits,
     overload,
+    runaway,
     workers,
 )
 from benchmarks.contestants import PEERS
@@ -52,6 +53,7 @@ PARTS = {
     "database-cpu": database_cpu.measure,
     "workers": workers.measure,
     "overload": overload.measure,
+    "runaway": runaway.measure,
     "checks": checks.measure,
     "outage": outage_waits.measure,
     "heartbeats": heartbeat_rate.measure,
