@@ -31,6 +31,7 @@ from benchmarks import (
     outage_waits,
     overload,
     runaway,
+    starts,
     workers,
 )
 from benchmarks.contestants import PEERS
@@ -56,6 +57,7 @@ PARTS = {
     "runaway": runaway.measure,
     "checks": checks.measure,
     "outage": outage_waits.measure,
+    "starts": starts.measure,
     "heartbeats": heartbeat_rate.measure,
 }
 

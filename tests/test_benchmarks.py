@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime
 
 import pytest
 
@@ -10,6 +11,7 @@ from benchmarks.contestants import Contestant
 from benchmarks.load import is_whole, request
 from benchmarks.outcomes import Caller, Response, Tally, call_times, reached
 from benchmarks.report import Percentiles, Row, Target, added_rows, as_json, median_percentiles
+from benchmarks.watch import now, worker_started_at
 
 
 @pytest.mark.parametrize(
@@ -131,3 +133,15 @@ def test_the_large_body_has_as_many_keys_and_bytes_as_it_says():
     body = hold_ups.large_body()
     assert len(body) == hold_ups.LARGE_BYTES
     assert len(json.loads(body)["params"]) == hold_ups.LARGE_KEYS
+
+
+async def test_the_start_of_a_worker_is_read_from_its_own_line_of_the_log(tmp_path):
+    log = tmp_path / "gateway.log"
+    logged = datetime.now(UTC).isoformat()
+    lines = [
+        {"event": "worker_started", "process_id": 1, "timestamp": "2026-01-01T00:00:00Z"},
+        {"event": "worker_started", "process_id": 2, "timestamp": logged},
+    ]
+    log.write_text("".join(f"{json.dumps(line, separators=(',', ':'))}\n" for line in lines))
+    assert await worker_started_at(log, 2) == pytest.approx(now(), abs=60)
+    assert await worker_started_at(log, 1) < now() - 60
