@@ -30,6 +30,8 @@ from benchmarks import (
     open_streams,
     outage_waits,
     overload,
+    runaway,
+    starts,
     workers,
 )
 from benchmarks.contestants import PEERS
@@ -52,8 +54,10 @@ PARTS = {
     "database-cpu": database_cpu.measure,
     "workers": workers.measure,
     "overload": overload.measure,
+    "runaway": runaway.measure,
     "checks": checks.measure,
     "outage": outage_waits.measure,
+    "starts": starts.measure,
     "heartbeats": heartbeat_rate.measure,
 }
 

@@ -6,12 +6,15 @@ What it answers is told by the last part of the path, so that it does not matter
     events   100 events, one every 2 ms, each with the time.monotonic_ns() of its writing
     idle     the first event of a stream, then nothing
     work     `{}` after a tenth of a second
+    counts   how many requests each path has had, as JSON
     (else)   `{}` at once
 """
 
 import asyncio
+import json
 import sys
 import time
+from collections import Counter
 from typing import cast
 
 import uvloop
@@ -33,6 +36,8 @@ def _whole(content_type: bytes, body: bytes) -> bytes:
 
 SMALL = _whole(b"application/json", b'{"jsonrpc":"2.0","id":1,"result":{}}')
 LARGE = _whole(b"application/octet-stream", bytes(LARGE_BYTES))
+
+COUNTS: Counter[str] = Counter()
 
 
 class Agent(asyncio.Protocol):
@@ -57,7 +62,9 @@ class Agent(asyncio.Protocol):
                 return
             head, begun = self._head[:end], len(self._head) - end - 4
             self._head = b""
-            self._kind = head.split(b" ", 2)[1].rpartition(b"/")[2].decode()
+            path = head.split(b" ", 2)[1].decode()
+            self._kind = path.rpartition("/")[2]
+            COUNTS[path] += 1
             self._body_left = _content_length(head) - begun
         if self._body_left <= 0:
             self._answer()
@@ -69,6 +76,8 @@ class Agent(asyncio.Protocol):
             self._events = asyncio.create_task(self._write_events())
         elif self._kind == "idle":
             self._transport.write(STREAM_HEAD + _event())
+        elif self._kind == "counts":
+            self._transport.write(_whole(b"application/json", json.dumps(COUNTS).encode()))
         elif self._kind == "work":
             asyncio.get_running_loop().call_later(WORK_S, self._transport.write, SMALL)
         else:

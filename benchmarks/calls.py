@@ -4,7 +4,7 @@ import statistics
 
 from benchmarks.contestants import Contestant
 from benchmarks.load import GENERATOR, load
-from benchmarks.processes import ask
+from benchmarks.processes import metric_total
 from benchmarks.report import Row, Target, rate_rows
 from benchmarks.suite import Suite
 
@@ -54,12 +54,7 @@ def _rates(suite: Suite, everybody: list[Contestant]) -> dict[str, float]:
 
 def note_skipped_checks(suite: Suite, gateway: Contestant) -> None:
     """Say so if a gateway let calls pass because it could not read their budget in time."""
-    skipped = _total(gateway, b"gateway_budget_checks_failed_open_total")
+    skipped = metric_total(gateway.port, b"gateway_budget_checks_failed_open_total")
     if skipped:
-        calls = _total(gateway, b"gateway_calls_total")
+        calls = metric_total(gateway.port, b"gateway_calls_total")
         suite.note(f"{gateway.name}: {skipped:,} of {calls:,} calls so far passed unchecked")
-
-
-def _total(gateway: Contestant, name: bytes) -> int:
-    lines = [line for line in ask(gateway.port, "/metrics").splitlines() if line.startswith(name)]
-    return round(sum(float(line.rpartition(b" ")[2]) for line in lines))

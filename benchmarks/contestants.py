@@ -79,10 +79,11 @@ def gateway(
     dsn: str,
     log: Path,
     cores: Sequence[int] = MEASURED_CORE,
+    port: int | None = None,
     **settings: object,
 ) -> Iterator[Contestant]:
-    """`gateway serve` of a checkout, with `section__key` settings."""
-    port = free_port()
+    """`gateway serve` of a checkout, with `section__key` settings; on a free port by default."""
+    port = port or free_port()
     environment = {
         "PYTHONPATH": str(checkout),
         "GATEWAY_SERVER__PORT": str(port),

@@ -1,5 +1,10 @@
 """The PostgreSQL of a run: one server, a database for each gateway, ledgers filled in one go."""
 
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+
+import psutil
+
 from gateway.core.periods import PERIODS
 from gateway.storage.database import Connection, DatabaseSettings, connect
 
@@ -11,6 +16,8 @@ ADD_WORKSPACES = """
 INSERT INTO workspaces (id, url, budget_limits)
 SELECT 'w' || n, $2, $3 FROM generate_series(1, $1::integer) AS n
 """
+
+ADD_WORKSPACE = "INSERT INTO workspaces (id, url, budget_limits) VALUES ($1, $2, $3)"
 
 # Spread evenly over 29 days, and each workspace's rows together, as they are in its index.
 ADD_ROWS = """
@@ -39,6 +46,14 @@ async def fill(dsn: str, agent_url: str | None, workspaces: int, rows: int) -> N
     await connection.close()
 
 
+async def add_workspaces(dsn: str, urls: Mapping[str, str], limits: Mapping[str, int]) -> None:
+    """Add workspaces by name, each with its agent's URL, all with the same limits."""
+    connection = await connect(DatabaseSettings(dsn))
+    for name, url in urls.items():
+        await connection.execute(ADD_WORKSPACE, name, url, limits)
+    await connection.close()
+
+
 async def backends(dsn: str) -> list[int]:
     """The process ids of the server's processes that answer a database's clients."""
     connection = await connect(DatabaseSettings(dsn))
@@ -48,3 +63,26 @@ async def backends(dsn: str) -> list[int]:
     )
     await connection.close()
     return [row["pid"] for row in rows]
+
+
+@asynccontextmanager
+async def pinned_server(dsn: str, cores: Sequence[int]) -> AsyncIterator[None]:
+    """The server with all its processes, those to come included, is on these cores."""
+    connection = await connect(DatabaseSettings(dsn))
+    main_process = psutil.Process(await connection.fetchval("SELECT pg_backend_pid()")).parent()
+    await connection.close()
+    assert main_process is not None
+    before = main_process.cpu_affinity()
+    _pin(main_process, cores)
+    try:
+        yield
+    finally:
+        _pin(main_process, before)
+
+
+def _pin(process: psutil.Process, cores: Sequence[int]) -> None:
+    # New backends inherit it, so it comes first.
+    process.cpu_affinity(list(cores))
+    for child in process.children():
+        with suppress(psutil.NoSuchProcess):
+            child.cpu_affinity(list(cores))

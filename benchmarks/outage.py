@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -29,6 +30,14 @@ PAUSE_S = 0.002
 OUTAGE_S = 2.0
 
 Act = Callable[[EmbeddedPostgres], Awaitable[None]]
+
+
+class Kind(NamedTuple):
+    """A way in which PostgreSQL can be away."""
+
+    name: str
+    take_away: Act
+    bring_back: Act
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +97,14 @@ async def main() -> None:
 async def measure() -> list[Outage]:
     """Both outages, each on a server of its own."""
     outages = []
-    for name, take_away, bring_back in (
-        ("killed (SIGKILL)", _kill, _restart),
-        ("stopped (SIGSTOP)", _stop, _go_on),
-    ):
+    for kind in KINDS:
         with tempfile.TemporaryDirectory() as folder:
             async with EmbeddedPostgres(Path(folder)) as server:
-                outages.append(await _measure(name, server, take_away, bring_back))
+                outages.append(await _measure(kind, server))
     return outages
 
 
-async def _measure(name: str, server: EmbeddedPostgres, take_away: Act, bring_back: Act) -> Outage:
+async def _measure(kind: Kind, server: EmbeddedPostgres) -> Outage:
     settings = DatabaseSettings(server.dsn)
     await migrate(settings)
     connection = await connect(settings)
@@ -109,10 +115,10 @@ async def _measure(name: str, server: EmbeddedPostgres, take_away: Act, bring_ba
     callers = [asyncio.create_task(_ask_on(gate, waits)) for _ in range(CALLERS)]
     await asyncio.sleep(1)
     before = waits.take()
-    await take_away(server)
+    await kind.take_away(server)
     await asyncio.sleep(OUTAGE_S)
     during = waits.take()
-    await bring_back(server)
+    await kind.bring_back(server)
     returned_at = waits.answered_at = time.perf_counter()
     while waits.answered_at == returned_at:  # noqa: ASYNC110 - polled, so as not to slow callers
         await asyncio.sleep(0.001)
@@ -121,7 +127,7 @@ async def _measure(name: str, server: EmbeddedPostgres, take_away: Act, bring_ba
         caller.cancel()
     await asyncio.gather(*callers, return_exceptions=True)
     await gate.close()
-    return Outage(name, before, during, enforced_again_ms)
+    return Outage(kind.name, before, during, enforced_again_ms)
 
 
 async def _ask_on(gate: Gate, waits: Waits) -> None:
@@ -159,6 +165,11 @@ def _signal_all(server: EmbeddedPostgres, number: signal.Signals) -> None:
     for process in (main_process, *main_process.children(recursive=True)):
         process.send_signal(number)
 
+
+KINDS = (
+    Kind("killed (SIGKILL)", _kill, _restart),
+    Kind("stopped (SIGSTOP)", _stop, _go_on),
+)
 
 if __name__ == "__main__":
     asyncio.run(main())

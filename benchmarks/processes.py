@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -91,6 +91,22 @@ def ask(port: int, path: str) -> bytes:
         return connection.getresponse().read()
     finally:
         connection.close()
+
+
+def metric_total(port: int, name: bytes) -> int:
+    """A gateway's counter, summed over its labels."""
+    lines = [line for line in ask(port, "/metrics").splitlines() if line.startswith(name)]
+    return round(sum(float(line.rpartition(b" ")[2]) for line in lines))
+
+
+def workers_below(process_id: int) -> list[psutil.Process]:
+    """The processes that serve, of a gateway's main process, or of all that somebody started."""
+    workers = []
+    for child in psutil.Process(process_id).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if {"gateway", "worker"} <= set(child.cmdline()):
+                workers.append(child)
+    return workers
 
 
 def memory_per_worker_bytes(process_id: int) -> float:

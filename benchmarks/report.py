@@ -113,8 +113,8 @@ def ratio(one: float, other: float) -> float | None:
 
 
 def shortened(value: float) -> str:
-    """A number with about three digits, whatever its size."""
-    if abs(value) >= 100 or value == 0:
+    """A count, or a number with about three digits, whatever its size."""
+    if isinstance(value, int) or abs(value) >= 100 or value == 0:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
 

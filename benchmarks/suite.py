@@ -73,7 +73,7 @@ class Suite:
         database = f"ledger_{len(self.dsns)}"
         dsn = self.dsns[name] = await create_database(self.server_dsn, database)
         log = self.folder / f"{database}.log"
-        started = contestants.gateway(name, checkout, dsn, log, cores, **settings)
+        started = contestants.gateway(name, checkout, dsn, log, cores, None, **settings)
         contestant = self.stack.enter_context(started)
         agent_url = f"http://127.0.0.1:{self.agent().port}"
         await fill(dsn, agent_url, contestants.WORKSPACES, rows)
