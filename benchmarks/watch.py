@@ -80,7 +80,9 @@ class NewWorkers:
 
     def serving(self, callers_port: int | None) -> int | None:
         """Which of them has the other end of a connection."""
-        self.look()
+        # Not at every call: it takes as long as some calls do.
+        if not self.started_at:
+            self.look()
         for process_id in self.started_at:
             with suppress(psutil.NoSuchProcess):
                 connections = psutil.Process(process_id).net_connections("tcp")
