@@ -34,6 +34,9 @@ from gateway.storage.gate import GateSettings
 ENVIRONMENT_PREFIX = "GATEWAY_"
 FILE_VARIABLE = "GATEWAY_CONFIG"
 
+# Connections that may wait at the listening socket until a worker accepts them.
+BACKLOG = 4096
+
 # A period that is longer than this makes the default longer.
 RETENTION_DAYS = max(400, RETENTION_MIN.days + 1)
 

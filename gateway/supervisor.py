@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from gateway.config import Config
+from gateway.config import BACKLOG, Config
 from gateway.database import DatabaseCare, StartError, data_dir_of, locate_database
 from gateway.storage.address_snapshot import snapshot_name
 from gateway.storage.database import DatabaseSettings
@@ -29,7 +29,6 @@ from gateway.workers import Workers
 
 log = structlog.get_logger()
 
-BACKLOG = 4096
 Part = TypeVar("Part")
 OnReady = Callable[[str], None]
 

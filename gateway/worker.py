@@ -18,7 +18,7 @@ import structlog
 from aiohttp import web
 
 from gateway.app import create_app
-from gateway.config import Config, Server
+from gateway.config import BACKLOG, Config, Server
 from gateway.lifeline import Deadlines, WorkerEnd
 from gateway.storage.workspace_key import WorkspaceKeys
 from gateway.web.descriptors import DESCRIPTORS, Descriptors
@@ -30,8 +30,6 @@ log = structlog.get_logger()
 
 # How long a caller with a connection may still send a call on it after the last was accepted.
 SERVE_ON_S = 0.4
-# More cannot wait at the socket (supervisor.BACKLOG).
-ACCEPTED_MAX = 4096
 # What is no call, such as an operator's request, has its own deadlines; it may take that long when
 # all calls ended, and that long again once it was cancelled.
 REQUESTS_END_S = 3.0
@@ -53,7 +51,8 @@ async def work(
     asyncio.get_running_loop().set_exception_handler(partial(log_loop_error, app[DESCRIPTORS]))
     runner = create_runner(app, config)
     await runner.setup()
-    site = web.SockSite(runner, listener)
+    # It listens anew, and would let 128 wait by default.
+    site = web.SockSite(runner, listener, backlog=BACKLOG)
     await site.start()
     spare_collections()
     log.info("worker_started", process_id=os.getpid())
@@ -75,7 +74,7 @@ def accept_waiting(listener: socket.socket) -> list[socket.socket]:
     waiting: list[socket.socket] = []
     # Ends when none is left, or when no more files may be opened.
     with suppress(OSError):
-        while len(waiting) < ACCEPTED_MAX:
+        while len(waiting) < BACKLOG:
             waiting.append(listener.accept()[0])
     return waiting
 

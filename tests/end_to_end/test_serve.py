@@ -6,6 +6,7 @@ import socket
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -165,3 +166,20 @@ async def test_open_pages_do_not_hold_up_the_end(tmp_path: Path) -> None:
         await stream.content.readline()
         # Calls under way would have 30 s to end, and the test waits for 20.
         assert await gateway.stop() == 0
+
+
+async def test_a_thousand_connections_may_wait_for_a_worker(tmp_path: Path, dsn: str) -> None:
+    async with serving(tmp_path, GATEWAY_DATABASE__DSN=dsn) as gateway:
+        (worker,) = gateway.processes("gateway worker")
+        port = urlsplit(gateway.url).port
+        worker.suspend()
+        try:
+            async with asyncio.timeout(10):
+                connected = await asyncio.gather(
+                    *[asyncio.open_connection("127.0.0.1", port) for _ in range(1000)]
+                )
+        finally:
+            worker.resume()
+        for _, writer in connected:
+            writer.transport.abort()
+        await answers(gateway.url)
