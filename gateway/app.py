@@ -28,16 +28,21 @@ from gateway.web.calls_under_way import CallsUnderWay
 from gateway.web.descriptors import DESCRIPTORS, Descriptors
 from gateway.web.dispatch import CALL_ROUTE
 from gateway.web.drain import DRAIN, Drain
+from gateway.web.exposition import Exposition
 from gateway.web.heartbeats import HEARTBEAT_FAILURES
+from gateway.web.loop_lag import LoopLag
 from gateway.web.metrics import Metrics
+from gateway.web.metrics_files import shared_folder
 from gateway.web.page import assets, overview, sign_in, workspace_page
 from gateway.web.page.frame import SIGN_IN
 from gateway.web.page.live import Live
 from gateway.web.page.parts import PAGE_PARTS, PageParts
 from gateway.web.problems import answer_errors, end_connection
+from gateway.web.process_gauges import ProcessGauges
 from gateway.web.request_gate import refuse_faulty
 from gateway.web.request_id import answer_request_id, carry_request_id
 from gateway.web.services import SERVICES, Services
+from gateway.web.shared import Shared
 from gateway.web.upstream import Upstream, UpstreamSettings
 
 
@@ -108,7 +113,15 @@ def create_services(
     # Checks only read: writers are the ones to notice that another server has taken over.
     beats = Connections(bounded, sizes.heartbeat_connections, gate.renew)
     operators = Connections(bounded, sizes.operator_connections, gate.renew)
-    metrics = Metrics()
+    connections: dict[str, Connections | Gate] = {
+        "check": gate,
+        "heartbeat": beats,
+        "operator": operators,
+    }
+    metrics = Metrics(shared_folder())
+    registry = Registry(operators, keys, timeout_s)
+    admissions = Admissions(gate, metrics, Addresses(snapshot), config.budget.on_outage == "known")
+    gauges = ProcessGauges(metrics, gate, connections, LoopLag())
     admins = [
         Operator(name, token_sha256(token.get_secret_value()))
         for name, token in config.auth.operators
@@ -120,12 +133,14 @@ def create_services(
         Ledger(beats, keys, timeout_s),
         Budgets(operators, keys, timeout_s),
         DryRuns(operators, keys, timeout_s),
-        Registry(operators, keys, timeout_s),
+        registry,
         Access(admins, Tokens(operators, keys, timeout_s), config.server.public_host),
-        Admissions(gate, metrics, Addresses(snapshot), config.budget.on_outage == "known"),
+        admissions,
         CallsUnderWay(config.proxy.calls_max, config.proxy.calls_per_workspace_max),
         Upstream(upstream_settings(config), descriptors),
-        {"check": gate, "heartbeat": beats, "operator": operators},
+        connections,
+        Exposition(metrics, gauges, registry),
+        Shared(gate.is_answering),
     )
 
 
@@ -176,12 +191,13 @@ async def open_services(app: web.Application) -> AsyncIterator[None]:
         await addresses.load()
     await parts.gate.open()
     following = asyncio.create_task(addresses.follow())
-    flushing = asyncio.create_task(parts.metrics.keep_flushing())
-    async with parts.upstream:
+    async with (
+        parts.exposition.kept_current(),
+        parts.upstream,
+    ):
         yield
     following.cancel()
-    flushing.cancel()
-    parts.metrics.flush()
     await parts.ledger.finish()
+    await parts.database_probe.finish()
     for connections in parts.connections.values():
         await connections.close()

@@ -15,7 +15,9 @@ from gateway.storage.registry import Registry
 from gateway.web.access import Access
 from gateway.web.admission import Admissions
 from gateway.web.calls_under_way import CallsUnderWay
+from gateway.web.exposition import Exposition
 from gateway.web.metrics import Metrics
+from gateway.web.shared import Shared
 
 if TYPE_CHECKING:
     from gateway.web.upstream import Upstream
@@ -36,8 +38,11 @@ class Services:
     admissions: Admissions
     calls_under_way: CallsUnderWay
     upstream: "Upstream"
-    # By the name of what they serve, for the gauges.
+    # By the name of what they serve.
     connections: dict[str, Connections | Gate]
+    exposition: Exposition
+    # Whether a check would be answered now.
+    database_probe: Shared[bool]
     is_draining: bool = field(default=False)
 
 
