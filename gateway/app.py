@@ -43,6 +43,7 @@ from gateway.web.request_gate import refuse_faulty
 from gateway.web.request_id import answer_request_id, carry_request_id
 from gateway.web.services import SERVICES, Services
 from gateway.web.shared import Shared
+from gateway.web.unchecked_calls import UncheckedCalls
 from gateway.web.upstream import Upstream, UpstreamSettings
 
 
@@ -141,6 +142,7 @@ def create_services(
         connections,
         Exposition(metrics, gauges, registry),
         Shared(gate.is_answering),
+        UncheckedCalls(admissions.skipped, gate, metrics.folder),
     )
 
 
@@ -148,7 +150,7 @@ def create_page_parts(parts: Services) -> PageParts:
     """What the Budget page needs beside that; it reads on the operators' connections."""
     registry = parts.registry
     spending = Spending(registry.connections, registry.keys, registry.timeout_s)
-    return PageParts(spending, Live(registry, spending, parts.budgets, parts.admissions))
+    return PageParts(spending, Live(registry, spending, parts.budgets, parts.unchecked_calls))
 
 
 def upstream_settings(config: Config) -> UpstreamSettings:
@@ -193,6 +195,7 @@ async def open_services(app: web.Application) -> AsyncIterator[None]:
     following = asyncio.create_task(addresses.follow())
     async with (
         parts.exposition.kept_current(),
+        parts.unchecked_calls.exchanged(),
         parts.upstream,
     ):
         yield

@@ -18,6 +18,7 @@ from gateway.web.calls_under_way import CallsUnderWay
 from gateway.web.exposition import Exposition
 from gateway.web.metrics import Metrics
 from gateway.web.shared import Shared
+from gateway.web.unchecked_calls import UncheckedCalls
 
 if TYPE_CHECKING:
     from gateway.web.upstream import Upstream
@@ -43,6 +44,7 @@ class Services:
     exposition: Exposition
     # Whether a check would be answered now.
     database_probe: Shared[bool]
+    unchecked_calls: UncheckedCalls
     is_draining: bool = field(default=False)
 
 

@@ -58,7 +58,7 @@ def frame(request: web.Request, *, is_database_away: bool = False) -> dict[str, 
     """The gateway's own state, and whether somebody is signed in."""
     parts = services(request)
     return {
-        "gateway": gateway_view(parts.admissions, is_database_away=is_database_away),
+        "gateway": gateway_view(parts.unchecked_calls, is_database_away=is_database_away),
         "is_signed_in": read_session(request) is not None and not parts.access.is_open,
     }
 

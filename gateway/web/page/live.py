@@ -21,7 +21,6 @@ from gateway.core.errors import (
 from gateway.storage.budgets import Budgets
 from gateway.storage.registry import ListedWorkspace, Registry
 from gateway.storage.spending import Spending
-from gateway.web.admission import Admissions
 from gateway.web.page.changes import newest_changes
 from gateway.web.page.shown import (
     Parts,
@@ -33,6 +32,7 @@ from gateway.web.page.shown import (
     workspace_parts,
 )
 from gateway.web.page.views import workspace_view
+from gateway.web.unchecked_calls import UncheckedCalls
 
 log = structlog.get_logger()
 
@@ -87,7 +87,7 @@ class Live:
     registry: Registry
     spending: Spending
     budgets: Budgets
-    admissions: Admissions
+    unchecked_calls: UncheckedCalls
     is_closed: bool = False
     _viewers: set[Viewer] = field(default_factory=set)
     _polling: asyncio.Task[None] | None = None
@@ -148,10 +148,10 @@ class Live:
                 self._roster = roster_parts(await self.registry.count())
         except StorageUnavailable as error:
             # The query of a page may fail, or be late, while calls are checked as always.
-            is_away = not await self.admissions.gate.is_answering()
+            is_away = not await self.unchecked_calls.gate.is_answering()
             if not is_away:
                 log.warning("page_not_updated", cause=error.cause)
-        gateway = gateway_parts(gateway_view(self.admissions, is_database_away=is_away))
+        gateway = gateway_parts(gateway_view(self.unchecked_calls, is_database_away=is_away))
         for viewer in self._viewers:
             viewer.show({**viewer.parts, **self._parts(viewer.subject), **gateway})
 

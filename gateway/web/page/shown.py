@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 
 import orjson
 
-from gateway.web.admission import Admissions
+from gateway.core.interruptions import GAP_MAX
 from gateway.web.page.changes import ChangesView
 from gateway.web.page.templates import render
 from gateway.web.page.views import WorkspaceView
+from gateway.web.unchecked_calls import UncheckedCalls
 
 Parts = Mapping[str, str]
 
@@ -32,11 +33,15 @@ class GatewayView:
         return "Checks are being skipped." if self.is_skipping else ""
 
 
-def gateway_view(admissions: Admissions, *, is_database_away: bool = False) -> GatewayView:
-    """The gateway's own state, as far as this worker knows it."""
-    skipped, is_skipping = admissions.skipped, is_database_away or admissions.gate.is_open
-    count = 0 if is_skipping and skipped.is_over else skipped.count
-    return GatewayView(is_skipping, skipped.since, count, datetime.now(UTC))
+def gateway_view(unchecked_calls: UncheckedCalls, *, is_database_away: bool = False) -> GatewayView:
+    """Whether this worker's calls are checked, and how many of all workers' passed unchecked."""
+    now = datetime.now(UTC)
+    is_skipping = is_database_away or unchecked_calls.gate.is_open
+    latest = unchecked_calls.latest(now)
+    if latest is None or (is_skipping and now - latest.until > GAP_MAX):
+        # No call has passed yet; the last interruption is another one.
+        return GatewayView(is_skipping, None, 0, now)
+    return GatewayView(is_skipping, latest.since, latest.unchecked_calls, now)
 
 
 def gateway_parts(gateway: GatewayView) -> Parts:
