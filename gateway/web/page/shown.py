@@ -44,17 +44,17 @@ def gateway_view(unchecked_calls: UncheckedCalls, *, is_database_away: bool = Fa
     return GatewayView(is_skipping, latest.since, latest.unchecked_calls, now)
 
 
-def gateway_parts(gateway: GatewayView) -> Parts:
+async def gateway_parts(gateway: GatewayView) -> Parts:
     """The line on top of every page."""
     return {
-        "gateway": render("gateway.html", gateway=gateway),
+        "gateway": await render("gateway.html", gateway=gateway),
         "gateway-alert": gateway.alert,
     }
 
 
-def row_parts(workspace: WorkspaceView) -> Parts:
+async def row_parts(workspace: WorkspaceView) -> Parts:
     """A workspace's row in the overview."""
-    html = render("overview_row.html", workspace=workspace)
+    html = await render("overview_row.html", workspace=workspace)
     return {f"row:{workspace.workspace.workspace_id}": html}
 
 
@@ -63,19 +63,19 @@ def roster_parts(workspace_count: int) -> Parts:
     return {ROSTER: str(workspace_count)}
 
 
-def workspace_parts(workspace: WorkspaceView, changes: ChangesView) -> Parts:
+async def workspace_parts(workspace: WorkspaceView, changes: ChangesView) -> Parts:
     """All of a workspace's page that changes by itself."""
     parts = {
-        "head": render("workspace_head.html", workspace=workspace),
-        "alerts": render("workspace_alerts.html", workspace=workspace),
-        "changes": render("workspace_changes.html", workspace=workspace, changes=changes),
+        "head": await render("workspace_head.html", workspace=workspace),
+        "alerts": await render("workspace_alerts.html", workspace=workspace),
+        "changes": await render("workspace_changes.html", workspace=workspace, changes=changes),
         LIMITS: _limits(workspace, changes),
     }
     for view in workspace.windows:
         name, values = view.period.name, {"workspace": workspace, "view": view}
-        parts[f"figures-{name}"] = render("window_figures.html", **values)
-        parts[f"chart-{name}"] = render("chart.html", **values)
-        parts[f"table-{name}"] = render("chart_table.html", **values)
+        parts[f"figures-{name}"] = await render("window_figures.html", **values)
+        parts[f"chart-{name}"] = await render("chart.html", **values)
+        parts[f"table-{name}"] = await render("chart_table.html", **values)
     return parts
 
 
@@ -89,6 +89,6 @@ def _limits(workspace: WorkspaceView, changes: ChangesView) -> str:
     return orjson.dumps({"limits": limits, "change_count": changes.count}).decode()
 
 
-def removed_parts() -> Parts:
+async def removed_parts() -> Parts:
     """A workspace that is gone."""
-    return {"alerts": render("workspace_removed.html")}
+    return {"alerts": await render("workspace_removed.html")}
