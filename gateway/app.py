@@ -32,7 +32,7 @@ from gateway.web.exposition import Exposition
 from gateway.web.heartbeats import HEARTBEAT_FAILURES
 from gateway.web.loop_lag import LoopLag
 from gateway.web.metrics import Metrics
-from gateway.web.metrics_files import shared_folder
+from gateway.web.metrics_folder import shared_folder
 from gateway.web.page import assets, overview, sign_in, workspace_page
 from gateway.web.page.frame import SIGN_IN
 from gateway.web.page.live import Live

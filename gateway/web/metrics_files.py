@@ -1,4 +1,4 @@
-"""The folder in which workers share their metrics, and what those that ended leave behind in it.
+"""The files in which workers share their metrics, and what those that ended leave behind.
 
 Each worker writes into files of its own, named by its process id, and a scrape reads the files of
 all (prometheus_client's multiprocess mode, which PROMETHEUS_MULTIPROC_DIR turns on before the
@@ -15,11 +15,8 @@ Everything here but `OwnFiles` reads and writes files for milliseconds: call it 
 import fcntl
 import os
 import re
-import stat
-import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,15 +28,14 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from gateway.core.interruptions import Interruption, latest_interruption
+from gateway.web.metrics_folder import ensure_folder, locked
 
 log = structlog.get_logger()
 
-FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-LOCK, JOURNAL = "lock", "merge"
+JOURNAL = "merge"
 # A scrape is to be answered in time; the supervisor has more of it.
 READ_TIMEOUT_S = 0.05
 MERGE_TIMEOUT_S = 5.0
-LOCK_PAUSE_S = 0.002
 
 # What is added up; gauges of a worker that ended are no longer true.
 _ADDED = ("counter", "histogram")
@@ -51,17 +47,6 @@ _WORKERS_FILE = re.compile(r".+_(\d+)(-\d+)?\.(db|json)")
 _ENDED = "ended"
 
 
-def ensure_folder(folder: Path) -> None:
-    """Make the folder, for us alone, if it is not there. Raises OSError, also if it is not ours."""
-    try:
-        folder.mkdir(mode=0o700, parents=True)
-    except FileExistsError:
-        found = folder.lstat()
-        # Where everybody may make folders, somebody could have been faster.
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-            raise
-
-
 def merge_ended(folder: Path, process_id: int) -> None:
     """Add a worker's counts to the totals of the ended, after its end, and remove its files.
 
@@ -69,7 +54,7 @@ def merge_ended(folder: Path, process_id: int) -> None:
     fails is logged and left as it is: it still counts, and `merge_all_ended` tries again.
     """
     try:
-        with _locked(folder, fcntl.LOCK_EX, MERGE_TIMEOUT_S):
+        with locked(folder, fcntl.LOCK_EX, MERGE_TIMEOUT_S):
             _finish_merge(folder)
             _begin_merge(folder, process_id)
             _finish_merge(folder)
@@ -89,10 +74,10 @@ def merge_all_ended(folder: Path, living_process_ids: Collection[int]) -> None:
 
 def read_families(folder: Path) -> list[Metric]:
     """The metrics of all workers, those that ended included. Raises OSError, TimeoutError too."""
-    with _locked(folder, fcntl.LOCK_SH, READ_TIMEOUT_S):
+    with locked(folder, fcntl.LOCK_SH, READ_TIMEOUT_S):
         if not (folder / JOURNAL).exists():
             return _families(folder)
-    with _locked(folder, fcntl.LOCK_EX, READ_TIMEOUT_S):
+    with locked(folder, fcntl.LOCK_EX, READ_TIMEOUT_S):
         # The supervisor was ended in the middle of a merge.
         _finish_merge(folder)
         return _families(folder)
@@ -100,7 +85,7 @@ def read_families(folder: Path) -> list[Metric]:
 
 def read_interruptions(folder: Path) -> list[Interruption]:
     """What other workers saw of interruptions, each the last that it saw. Raises OSError."""
-    with _locked(folder, fcntl.LOCK_SH, READ_TIMEOUT_S):
+    with locked(folder, fcntl.LOCK_SH, READ_TIMEOUT_S):
         found = folder.glob("unchecked_*.json")
         return _interruptions(path for path in found if _process_id(path) != os.getpid())
 
@@ -143,35 +128,6 @@ class OwnFiles:
 
     def _paths(self, kinds: Iterable[str]) -> list[Path]:
         return [self._folder / f"{kind}_{self._name}.db" for kind in kinds]
-
-
-def shared_folder() -> Path | None:
-    """The folder of this process's metrics; None where it does not share them."""
-    path = os.environ.get(FOLDER_VARIABLE)
-    return Path(path) if path else None
-
-
-@contextmanager
-def _locked(folder: Path, operation: int, timeout_s: float) -> Iterator[None]:
-    """Hold the folder's lock, shared to read and exclusive to merge. Raises OSError in time."""
-    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        give_up_at = time.monotonic() + timeout_s
-        while not _try_lock(lock, operation):
-            if time.monotonic() > give_up_at:
-                raise TimeoutError("the folder of metrics is locked")
-            time.sleep(LOCK_PAUSE_S)
-        yield
-    finally:
-        os.close(lock)
-
-
-def _try_lock(lock: int, operation: int) -> bool:
-    try:
-        fcntl.flock(lock, operation | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _begin_merge(folder: Path, process_id: int) -> None:

@@ -12,11 +12,11 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.web.metrics_files import (
-    FOLDER_VARIABLE,
     merge_all_ended,
     merge_ended,
     read_interruptions,
 )
+from gateway.web.metrics_folder import FOLDER_VARIABLE
 from tests.end_to_end.serving import Serving, register, serving
 from tests.running import Agent, until
 from tests.storage.wire import open_wire

@@ -17,14 +17,13 @@ from prometheus_client.mmap_dict import MmapedDict
 
 from gateway.core.interruptions import Interruption, latest_interruption
 from gateway.web.metrics_files import (
-    FOLDER_VARIABLE,
-    ensure_folder,
     merge_all_ended,
     merge_ended,
     read_families,
     read_interruptions,
     write_interruption,
 )
+from gateway.web.metrics_folder import FOLDER_VARIABLE, ensure_folder
 
 # Counts, and ends by force.
 WORKER = """
@@ -32,7 +31,8 @@ import os, signal
 from datetime import UTC, datetime
 from gateway.core.interruptions import Interruption
 from gateway.web.metrics import Metrics
-from gateway.web.metrics_files import shared_folder, write_interruption
+from gateway.web.metrics_files import write_interruption
+from gateway.web.metrics_folder import shared_folder
 
 metrics = Metrics(shared_folder())
 metrics.failed_open.labels("timeout").inc(3)
@@ -230,7 +230,7 @@ def test_nothing_is_merged_in_a_folder_that_was_removed(tmp_path: Path) -> None:
 REMOVED = """
 import shutil
 from gateway.web.metrics import Metrics
-from gateway.web.metrics_files import shared_folder
+from gateway.web.metrics_folder import shared_folder
 
 metrics = Metrics(shared_folder())
 metrics.booked_cents.inc(100)
@@ -263,7 +263,7 @@ async def test_files_that_were_removed_are_made_anew(tmp_path: Path) -> None:
 
 NOT_REMOVED = """
 from gateway.web.metrics import Metrics
-from gateway.web.metrics_files import shared_folder
+from gateway.web.metrics_folder import shared_folder
 
 metrics = Metrics(shared_folder())
 metrics.flush()
