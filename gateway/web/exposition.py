@@ -37,6 +37,8 @@ class Exposition:
     metrics: Metrics
     gauges: ProcessGauges
     registry: Registry
+    read_timeout_s: float = READ_TIMEOUT_S
+    ledger_timeout_s: float = LEDGER_TIMEOUT_S
     _reading: Shared[bytes] = field(init=False)
     _asking: Shared[LedgerSize | None] = field(init=False)
     _last_text: bytes | None = None
@@ -72,7 +74,7 @@ class Exposition:
 
     async def _shared_text(self) -> bytes:
         try:
-            text = await self._reading.value(READ_TIMEOUT_S)
+            text = await self._reading.value(self.read_timeout_s)
         except OSError as error:  # TimeoutError among them
             if not self._is_late:
                 log.warning("metrics_not_read", cause=type(error).__name__)
@@ -96,7 +98,7 @@ class Exposition:
     async def _ledger_text(self) -> bytes:
         """The ledger's size as it was last, if it is late; nothing while the database is away."""
         try:
-            size = await self._asking.value(LEDGER_TIMEOUT_S)
+            size = await self._asking.value(self.ledger_timeout_s)
         except TimeoutError:
             size = self._last_ledger
         return b"" if size is None else _text(_ledger_gauges(size))

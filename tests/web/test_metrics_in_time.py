@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.storage.database import DatabaseSettings
 from gateway.storage.embedded import EmbeddedPostgres
 from gateway.storage.migrations import migrate
+from gateway.web.exposition import LEDGER_TIMEOUT_S, READ_TIMEOUT_S
 from tests.running import Gateway, run_gateway
 from tests.storage.servers import signal_all
 
@@ -42,11 +43,18 @@ async def names(gateway: Gateway) -> set[str]:
     return {family.name for family in text_string_to_metric_families(text)}
 
 
+def wait_as_operators_do(gateway: Gateway) -> None:
+    """Other tests wait for as long as a scrape takes."""
+    exposition = gateway.services.exposition
+    exposition.read_timeout_s, exposition.ledger_timeout_s = READ_TIMEOUT_S, LEDGER_TIMEOUT_S
+
+
 async def test_stopped_database_delays_neither_metrics_nor_readiness(
     server: EmbeddedPostgres, stack: AsyncExitStack
 ) -> None:
     gateway = await stack.enter_async_context(run_gateway(server.dsn, PATIENT))
     assert "gateway_ledger_rows" in await names(gateway)
+    wait_as_operators_do(gateway)
     signal_all(server, signal.SIGSTOP)
     try:
         for _ in range(3):
@@ -63,6 +71,7 @@ async def test_stopped_database_delays_neither_metrics_nor_readiness(
 
 
 async def test_files_that_cannot_be_read_leave_the_gauges(gateway: Gateway, tmp_path: Path) -> None:
+    wait_as_operators_do(gateway)
     gateway.services.metrics.folder = tmp_path
     with (tmp_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -76,6 +85,7 @@ async def test_files_that_cannot_be_read_are_shown_as_they_were(
     gateway: Gateway, tmp_path: Path
 ) -> None:
     before = await names(gateway)
+    wait_as_operators_do(gateway)
     gateway.services.metrics.folder = tmp_path
     with (tmp_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
