@@ -28,16 +28,22 @@ from gateway.web.calls_under_way import CallsUnderWay
 from gateway.web.descriptors import DESCRIPTORS, Descriptors
 from gateway.web.dispatch import CALL_ROUTE
 from gateway.web.drain import DRAIN, Drain
+from gateway.web.exposition import Exposition
 from gateway.web.heartbeats import HEARTBEAT_FAILURES
+from gateway.web.loop_lag import LoopLag
 from gateway.web.metrics import Metrics
+from gateway.web.metrics_folder import shared_folder
 from gateway.web.page import assets, overview, sign_in, workspace_page
 from gateway.web.page.frame import SIGN_IN
 from gateway.web.page.live import Live
 from gateway.web.page.parts import PAGE_PARTS, PageParts
 from gateway.web.problems import answer_errors, end_connection
+from gateway.web.process_gauges import ProcessGauges
 from gateway.web.request_gate import refuse_faulty
 from gateway.web.request_id import answer_request_id, carry_request_id
 from gateway.web.services import SERVICES, Services
+from gateway.web.shared import Shared
+from gateway.web.unchecked_calls import UncheckedCalls
 from gateway.web.upstream import Upstream, UpstreamSettings
 
 
@@ -108,7 +114,15 @@ def create_services(
     # Checks only read: writers are the ones to notice that another server has taken over.
     beats = Connections(bounded, sizes.heartbeat_connections, gate.renew)
     operators = Connections(bounded, sizes.operator_connections, gate.renew)
-    metrics = Metrics()
+    connections: dict[str, Connections | Gate] = {
+        "check": gate,
+        "heartbeat": beats,
+        "operator": operators,
+    }
+    metrics = Metrics(shared_folder())
+    registry = Registry(operators, keys, timeout_s)
+    admissions = Admissions(gate, metrics, Addresses(snapshot), config.budget.on_outage == "known")
+    gauges = ProcessGauges(metrics, gate, connections, LoopLag())
     admins = [
         Operator(name, token_sha256(token.get_secret_value()))
         for name, token in config.auth.operators
@@ -120,12 +134,15 @@ def create_services(
         Ledger(beats, keys, timeout_s),
         Budgets(operators, keys, timeout_s),
         DryRuns(operators, keys, timeout_s),
-        Registry(operators, keys, timeout_s),
+        registry,
         Access(admins, Tokens(operators, keys, timeout_s), config.server.public_host),
-        Admissions(gate, metrics, Addresses(snapshot), config.budget.on_outage == "known"),
+        admissions,
         CallsUnderWay(config.proxy.calls_max, config.proxy.calls_per_workspace_max),
         Upstream(upstream_settings(config), descriptors),
-        {"check": gate, "heartbeat": beats, "operator": operators},
+        connections,
+        Exposition(metrics, gauges, registry),
+        Shared(gate.is_answering),
+        UncheckedCalls(admissions.skipped, gate, metrics.folder),
     )
 
 
@@ -133,7 +150,7 @@ def create_page_parts(parts: Services) -> PageParts:
     """What the Budget page needs beside that; it reads on the operators' connections."""
     registry = parts.registry
     spending = Spending(registry.connections, registry.keys, registry.timeout_s)
-    return PageParts(spending, Live(registry, spending, parts.budgets, parts.admissions))
+    return PageParts(spending, Live(registry, spending, parts.budgets, parts.unchecked_calls))
 
 
 def upstream_settings(config: Config) -> UpstreamSettings:
@@ -176,12 +193,14 @@ async def open_services(app: web.Application) -> AsyncIterator[None]:
         await addresses.load()
     await parts.gate.open()
     following = asyncio.create_task(addresses.follow())
-    flushing = asyncio.create_task(parts.metrics.keep_flushing())
-    async with parts.upstream:
+    async with (
+        parts.exposition.kept_current(),
+        parts.unchecked_calls.exchanged(),
+        parts.upstream,
+    ):
         yield
     following.cancel()
-    flushing.cancel()
-    parts.metrics.flush()
     await parts.ledger.finish()
+    await parts.database_probe.finish()
     for connections in parts.connections.values():
         await connections.close()

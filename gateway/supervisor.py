@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ from gateway.config import BACKLOG, Config
 from gateway.database import DatabaseCare, StartError, data_dir_of, locate_database
 from gateway.storage.address_snapshot import snapshot_name
 from gateway.storage.database import DatabaseSettings
+from gateway.web.metrics_folder import ensure_folder
 from gateway.worker_process import WorkerCommand
 from gateway.workers import Workers
 
@@ -62,13 +64,21 @@ async def supervise(
             if stop.is_set():
                 return
             metrics = folder / "metrics"
-            metrics.mkdir(mode=0o700)
+            ensure_folder(metrics)
             command = WorkerCommand(
                 *(config_file, settings, care.keys, listener, str(metrics), care.snapshot),
                 log_format=config.log.format,
+                on_ended=partial(_merge_metrics, metrics),
             )
             workers = Workers(command, config.server.workers, stop)
             await _run(workers, replace, on_ready or _log_address)
+
+
+def _merge_metrics(folder: Path, process_id: int) -> None:
+    # Imported here: prometheus_client takes 0.15 s, for which no start has to wait.
+    from gateway.web.metrics_files import merge_ended
+
+    merge_ended(folder, process_id)
 
 
 @asynccontextmanager

@@ -15,6 +15,7 @@ import structlog
 from gateway.lifeline import Deadlines, SupervisorEnd
 from gateway.storage.database import DatabaseSettings
 from gateway.storage.workspace_key import WorkspaceKeys
+from gateway.web.metrics_folder import FOLDER_VARIABLE, ensure_folder
 
 log = structlog.get_logger()
 
@@ -32,7 +33,6 @@ ON_ENDED_TIMEOUT_S = 10.0
 
 # Told to workers by the environment, as everything else is.
 DSN_VARIABLE = "GATEWAY_DATABASE__DSN"
-METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def _nothing(_process_id: int) -> None:
@@ -91,12 +91,12 @@ class WorkerCommand:
         variables = {**environment, DSN_VARIABLE: self.settings.dsn}
         try:
             # Something that clears temporary folders may have removed it.
-            os.makedirs(self.metrics_folder, mode=0o700, exist_ok=True)  # noqa: PTH103 - a mode
+            ensure_folder(Path(self.metrics_folder))
         except OSError as error:
             # A worker that counts for itself alone is better than none.
             log.error("metrics_folder_not_made", cause=type(error).__name__)
             return variables
-        return {**variables, METRICS_VARIABLE: self.metrics_folder}
+        return {**variables, FOLDER_VARIABLE: self.metrics_folder}
 
 
 class Worker:

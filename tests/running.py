@@ -68,6 +68,9 @@ async def run_gateway(
     """A gateway on a free port, with the worker's own server and options."""
     config = load_config(None, {"GATEWAY_DATABASE__DSN": dsn, **(environment or {})})
     app = create_app(config, await read_workspace_keys(DatabaseSettings(dsn)))
+    # A scrape is complete, however busy the machine is.
+    exposition = app[SERVICES].exposition
+    exposition.read_timeout_s = exposition.ledger_timeout_s = 30
     async with serve(app, config) as url, aiohttp.ClientSession() as client:
         yield Gateway(url, app[SERVICES], client, app[PAGE_PARTS])
 

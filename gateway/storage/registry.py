@@ -18,6 +18,7 @@ from gateway.storage.budgets import (
 )
 from gateway.storage.database import Connection, Connections
 from gateway.storage.queries import query
+from gateway.storage.slices import Slices
 from gateway.storage.tokens import holds_token
 from gateway.storage.workspace_key import WorkspaceKeys
 
@@ -241,14 +242,14 @@ async def _move(
 
 
 async def _read(connection: Connection, keys: list[str]) -> list[ListedWorkspace]:
-    budgets = await read_budgets(connection, keys)
-    rows = await connection.fetch(query("workspaces_by_id"), keys)
-    found = {row["workspace_id"]: _workspace(row) for row in rows}
-    return [
-        ListedWorkspace(found[key], budgets[key])
-        for key in keys
-        if key in found.keys() & budgets.keys()
-    ]
+    budgets, slices = await read_budgets(connection, keys), Slices()
+    found: dict[str, ListedWorkspace] = {}
+    for row in await connection.fetch(query("workspaces_by_id"), keys):
+        key = row["workspace_id"]
+        if key in budgets:
+            found[key] = ListedWorkspace(_workspace(row), budgets[key])
+        await slices.pause()
+    return [found[key] for key in keys if key in found]
 
 
 def _workspace(row: asyncpg.Record) -> Workspace:

@@ -13,6 +13,7 @@ from gateway.core.periods import Period
 from gateway.storage.budgets import PERIOD_LENGTHS, PERIOD_NAMES
 from gateway.storage.database import Connection, Connections
 from gateway.storage.queries import query
+from gateway.storage.slices import Slices
 from gateway.storage.workspace_key import WorkspaceKeys
 
 # How far back to look for the moment at which a limit was reached.
@@ -58,9 +59,11 @@ class Spending:
             self.timeout_s,
         )
         found: dict[str, dict[str, SpendSeries]] = {}
+        slices = Slices()
         for row in rows:
             series = _series(row["totals_cents"], bucket_count)
             found.setdefault(row["workspace_id"], {})[row["period_name"]] = series
+            await slices.pause()
         return dict(found)
 
     async def refused_since(self, budget: Budget) -> dict[Period, datetime]:

@@ -1,7 +1,7 @@
 """A JSON body with a limit on its size, its depth and the time it may take."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 import orjson
@@ -9,6 +9,7 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from gateway.core.errors import BadRequest, ContentTooLarge, RequestTimeout
+from gateway.storage.slices import Slices
 from gateway.web.expectation import continue_if_expected
 
 DEPTH_MAX = 64
@@ -17,6 +18,7 @@ READ_TIMEOUT_S = 10.0
 ITEMS_MAX = 10_000
 
 Model = TypeVar("Model", bound=BaseModel)
+Member = TypeVar("Member")
 
 
 async def read_object(request: web.Request, bytes_max: int) -> Mapping[str, object]:
@@ -98,6 +100,16 @@ def _require_storable(name: str, value: object, depth: int) -> None:
     elif isinstance(value, list):
         for member in value:
             _require_storable(name, member, depth - 1)
+
+
+async def json_list(members: Iterable[Member], write: Callable[[Member], object]) -> list[object]:
+    """What `write` makes of each, as JSON for `json_response`, in slices: it may be a thousand."""
+    slices = Slices()
+    written: list[object] = []
+    for member in members:
+        written.append(orjson.Fragment(orjson.dumps(write(member))))
+        await slices.pause()
+    return written
 
 
 def json_response(document: object, fields: Mapping[str, str] | None = None) -> web.Response:

@@ -1,30 +1,23 @@
 """What operators count and time. Names follow Prometheus' conventions; no label is a workspace.
 
-With several workers each writes to its own files and the answer sums them (prometheus_client's
-multiprocess mode, which PROMETHEUS_MULTIPROC_DIR turns on before the import).
+Workers share what they count (metrics_files.py), so that every figure is the whole gateway's:
+counters and histograms are summed, those of workers that ended included, gauges are the sum or the
+maximum over the workers that live.
 """
 
 import asyncio
-import os
 from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
 
 import structlog
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Histogram,
-    generate_latest,
-)
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
-from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from gateway import __version__
 from gateway.core.counter import Outcome
 from gateway.core.periods import PERIODS
+from gateway.web.metrics_files import OwnFiles
 
 log = structlog.get_logger()
 
@@ -40,11 +33,10 @@ REJECTED = "rejected"
 UNKNOWN_AGENT = "unknown_agent"
 _CALL_OUTCOMES = (FORWARDED, SKIPPED_CHECK, REFUSED, UPSTREAM_ERROR, REJECTED, UNKNOWN_AGENT)
 
-# Reads values at the moment of the scrape: (name, help, labels, value).
-Gauge = tuple[str, str, dict[str, str], float]
-ReadGauges = Callable[[], list[Gauge]]
+# The first of the gauges in the output: the one to alert on.
+BREAKER_OPEN = "gateway_breaker_open"
 
-# How old at most what another worker tells of this one is.
+# How old at most what another worker reports of this one is.
 FLUSH_INTERVAL_S = 0.2
 
 
@@ -69,13 +61,16 @@ class _Histogram(Histogram):
 
 
 class Metrics:
-    """The counters and histograms of one process.
+    """The counters, histograms and gauges of one process, in the folder of all if there is one.
 
     What every call counts is kept here and written by `flush`, which somebody must call: writing
     it at once took a twentieth of a call's time. A worker that is killed takes the last with it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self._files = OwnFiles(folder) if folder else None
+        self._is_flush_failing = False
         self.registry = CollectorRegistry()
         self.calls = self._counter(
             "gateway_calls", "Calls to agents by outcome and status class.", "outcome", "status"
@@ -119,6 +114,22 @@ class Metrics:
         self.ignored_reports = self._counter(
             "gateway_ignored_reports", "Reports that were late or doubled and booked nothing."
         )
+        self.log_lines_lost = self._counter("gateway_log_lines_lost", "Log lines not written.")
+        self.breaker_open = self._gauge(
+            BREAKER_OPEN, "1 while calls pass unchecked, in one worker at least.", "livemax"
+        )
+        self.loop_lag_seconds = self._gauge(
+            "gateway_loop_lag_seconds",
+            "Longest delay of an event loop in the last second, of the slowest worker.",
+            "livemax",
+        )
+        self.database_connections = self._gauge(
+            "gateway_database_connections",
+            "Database connections of all workers by use.",
+            "livesum",
+            "use",
+            "state",
+        )
         self._calls_ended: Tally[tuple[str, str]] = Tally()
         self._start_at_zero()
 
@@ -128,24 +139,39 @@ class Metrics:
 
     def flush(self) -> None:
         """Make visible to all workers what was counted here."""
+        if self._files is not None and self._files.renew(lambda: self.damaged_limits.inc(0)):
+            log.warning("metrics_folder_renewed", folder=str(self.folder))
         while self._calls_ended:
             labels, count = self._calls_ended.popitem()
             self.calls.labels(*labels).inc(count)
         for histogram in (self.check_seconds, self.upstream_seconds, self.first_byte_seconds):
             histogram.flush()
 
-    async def keep_flushing(self) -> None:
+    def try_flush(self, set_gauges: Callable[[], None]) -> None:
+        """Flush, with the gauges as they are now. What fails is logged once, until it succeeds."""
+        try:
+            self.flush()
+            set_gauges()
+            self._is_flush_failing = False
+        except Exception:
+            # A file may not grow, or the folder may be gone: the next time may go well.
+            if not self._is_flush_failing:
+                log.exception("metrics_flush_failed")
+            self._is_flush_failing = True
+
+    async def keep_flushing(self, set_gauges: Callable[[], None]) -> None:
         """Flush again and again, until this is cancelled."""
         while True:
+            self.try_flush(set_gauges)
             await asyncio.sleep(FLUSH_INTERVAL_S)
-            try:
-                self.flush()
-            except Exception:
-                # Its file may not grow, for one: the next time may go well.
-                log.exception("metrics_flush_failed")
 
     def _counter(self, name: str, help_: str, *labels: str) -> Counter:
         return Counter(name, help_, labels, registry=self.registry)
+
+    def _gauge(
+        self, name: str, help_: str, mode: Literal["livemax", "livesum"], *labels: str
+    ) -> Gauge:
+        return Gauge(name, help_, labels, registry=self.registry, multiprocess_mode=mode)
 
     def _histogram(self, name: str, help_: str, buckets: tuple[float, ...]) -> _Histogram:
         return _Histogram(name, help_, buckets=buckets, registry=self.registry)
@@ -162,30 +188,3 @@ class Metrics:
             self.clamped_reports.labels(reason)
         for cause in ("timeout", "breaker_open", "connection"):
             self.failed_open.labels(cause)
-
-    def exposition(self, read_gauges: ReadGauges) -> bytes:
-        """All metrics of all workers in the text format, gauges read now."""
-        self.flush()
-        registry = self.registry
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        now = CollectorRegistry()
-        now.register(_Now(read_gauges))
-        return bytes(generate_latest(registry)) + bytes(generate_latest(now))
-
-
-class _Now(Collector):
-    """Gauges that are read at the scrape, by whichever worker answers it."""
-
-    def __init__(self, read_gauges: ReadGauges) -> None:
-        self._read_gauges = read_gauges
-
-    def collect(self) -> Iterator[Metric]:
-        yield InfoMetricFamily("gateway_build", "The running version.", {"version": __version__})
-        families: dict[str, GaugeMetricFamily] = {}
-        for name, help_, labels, value in self._read_gauges():
-            if name not in families:
-                families[name] = GaugeMetricFamily(name, help_, labels=list(labels))
-            families[name].add_metric(list(labels.values()), value)
-        yield from families.values()

@@ -15,7 +15,10 @@ from gateway.storage.registry import Registry
 from gateway.web.access import Access
 from gateway.web.admission import Admissions
 from gateway.web.calls_under_way import CallsUnderWay
+from gateway.web.exposition import Exposition
 from gateway.web.metrics import Metrics
+from gateway.web.shared import Shared
+from gateway.web.unchecked_calls import UncheckedCalls
 
 if TYPE_CHECKING:
     from gateway.web.upstream import Upstream
@@ -36,8 +39,12 @@ class Services:
     admissions: Admissions
     calls_under_way: CallsUnderWay
     upstream: "Upstream"
-    # By the name of what they serve, for the gauges.
+    # By the name of what they serve.
     connections: dict[str, Connections | Gate]
+    exposition: Exposition
+    # Whether a check would be answered now.
+    database_probe: Shared[bool]
+    unchecked_calls: UncheckedCalls
     is_draining: bool = field(default=False)
 
 

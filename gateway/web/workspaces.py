@@ -11,7 +11,7 @@ from gateway.core.errors import BadRequest, UnknownWorkspace
 from gateway.core.periods import PERIOD_BY_NAME, PERIODS, Period
 from gateway.core.workspaces import is_workspace_id
 from gateway.storage.registry import ListedWorkspace, PageRequest
-from gateway.web.json_body import json_response, read_object
+from gateway.web.json_body import json_list, json_response, read_object
 from gateway.web.services import services
 
 CHANGE_BYTES_MAX = 64 * 1024
@@ -70,7 +70,7 @@ async def list_budget_changes(request: web.Request) -> web.Response:
     return json_response(
         {
             "workspace_id": workspace,
-            "changes": [change_document(each) for each in found],
+            "changes": await json_list(found, change_document),
             "total": count,
             "limit": limit,
             "before": before,
@@ -106,7 +106,7 @@ async def list_workspaces(request: web.Request) -> web.Response:
     found, count = await parts.registry.page(page)
     return json_response(
         {
-            "workspaces": [_workspace_document(each) for each in found],
+            "workspaces": await json_list(found, _workspace_document),
             "total": count,
             "limit": page.limit,
             "offset": page.offset,

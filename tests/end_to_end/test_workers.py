@@ -13,8 +13,9 @@ import pytest
 from gateway.storage.database import DatabaseSettings
 from gateway.storage.workspace_key import read_workspace_keys
 from gateway.supervisor import listen, url_of
+from gateway.web.metrics_folder import FOLDER_VARIABLE
 from gateway.worker import SILENT_MIN_S
-from gateway.worker_process import METRICS_VARIABLE, WorkerCommand
+from gateway.worker_process import WorkerCommand
 from gateway.workers import Workers
 from tests.end_to_end.serving import (
     START_TIMEOUT_S,
@@ -89,7 +90,7 @@ async def test_worker_that_is_killed_is_back_without_a_delay(tmp_path: Path, dsn
 async def test_worker_starts_without_the_folder_of_metrics(tmp_path: Path, dsn: str) -> None:
     async with serving(tmp_path, GATEWAY_DATABASE__DSN=dsn) as gateway:
         worker = worker_of(gateway)
-        folder = Path(worker.environ()[METRICS_VARIABLE])
+        folder = Path(worker.environ()[FOLDER_VARIABLE])
         shutil.rmtree(folder)
         worker.kill()
         await answers(gateway.url)

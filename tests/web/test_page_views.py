@@ -9,9 +9,9 @@ from gateway.core.periods import PERIODS
 from gateway.core.workspaces import Liveness, Workspace
 from gateway.storage.budgets import WorkspaceBudget
 from gateway.storage.registry import ListedWorkspace
-from gateway.storage.spending import SpendSeries
+from gateway.storage.spending import SeriesByPeriod, SpendSeries
 from gateway.web.page.charts import WIDTH
-from gateway.web.page.views import SILENT_AFTER, State, WorkspaceView, workspace_view
+from gateway.web.page.views import SILENT_AFTER, State, WorkspaceView, with_charts, workspace_view
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -23,11 +23,15 @@ def view_of(
     """A workspace that spent all in the oldest bucket of its shortest window."""
     windows = [WindowSpend(PERIODS[0], spend_cents, limit_cents)]
     windows += [WindowSpend(period, spend_cents, None) for period in PERIODS[1:]]
-    cents = (spend_cents, *[0] * (buckets - 1))
-    series = {period.name: SpendSeries(cents, tuple([spend_cents] * buckets)) for period in PERIODS}
     workspace = Workspace("w", None, "online", None, seen_at, Liveness())
     budget = WorkspaceBudget(Budget("w", tuple(windows), NOW), None)
-    return workspace_view(ListedWorkspace(workspace, budget), series)
+    return workspace_view(ListedWorkspace(workspace, budget), series_of(spend_cents, buckets))
+
+
+def series_of(spend_cents: int, buckets: int) -> SeriesByPeriod:
+    """All was spent in the oldest bucket, whatever the period."""
+    cents = (spend_cents, *[0] * (buckets - 1))
+    return {period.name: SpendSeries(cents, tuple([spend_cents] * buckets)) for period in PERIODS}
 
 
 @pytest.mark.parametrize(
@@ -80,8 +84,9 @@ def test_first_limit_is_the_one_that_is_reached_soonest() -> None:
     assert view_of(10, 10).first_full_after == "now"
 
 
-def test_chart_fills_its_width_and_marks_refusals_as_one_stretch() -> None:
-    chart = view_of(100, 100, buckets=60).windows[0].chart
+async def test_chart_fills_its_width_and_marks_refusals_as_one_stretch() -> None:
+    view = await with_charts(view_of(100, 100, buckets=60), series_of(100, buckets=60))
+    chart = view.windows[0].chart
     assert chart is not None
     assert [(span.x, span.width) for span in chart.refusing] == [(0, WIDTH)]
     assert chart.buckets[0].starts_at == NOW - PERIODS[0].length

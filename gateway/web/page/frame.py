@@ -31,11 +31,11 @@ def as_page(handler: Handler) -> Handler:
             return await handler(request)
         except Unauthorized:
             if request.headers.get("Sec-Fetch-Site") == "cross-site":
-                return page("again.html", here=request.rel_url.raw_path_qs)
+                return await page("again.html", here=request.rel_url.raw_path_qs)
             named = request.match_info.get("id")
             return see_other(SIGN_IN + ("?" + urlencode({"workspace": named}) if named else ""))
         except GatewayError as error:
-            shown = page(
+            shown = await page(
                 "error.html",
                 error.status,
                 error=error,
@@ -58,7 +58,7 @@ def frame(request: web.Request, *, is_database_away: bool = False) -> dict[str, 
     """The gateway's own state, and whether somebody is signed in."""
     parts = services(request)
     return {
-        "gateway": gateway_view(parts.admissions, is_database_away=is_database_away),
+        "gateway": gateway_view(parts.unchecked_calls, is_database_away=is_database_away),
         "is_signed_in": read_session(request) is not None and not parts.access.is_open,
     }
 

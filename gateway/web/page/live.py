@@ -21,7 +21,6 @@ from gateway.core.errors import (
 from gateway.storage.budgets import Budgets
 from gateway.storage.registry import ListedWorkspace, Registry
 from gateway.storage.spending import Spending
-from gateway.web.admission import Admissions
 from gateway.web.page.changes import newest_changes
 from gateway.web.page.shown import (
     Parts,
@@ -32,7 +31,8 @@ from gateway.web.page.shown import (
     row_parts,
     workspace_parts,
 )
-from gateway.web.page.views import workspace_view
+from gateway.web.page.views import with_charts, workspace_view
+from gateway.web.unchecked_calls import UncheckedCalls
 
 log = structlog.get_logger()
 
@@ -87,7 +87,7 @@ class Live:
     registry: Registry
     spending: Spending
     budgets: Budgets
-    admissions: Admissions
+    unchecked_calls: UncheckedCalls
     is_closed: bool = False
     _viewers: set[Viewer] = field(default_factory=set)
     _polling: asyncio.Task[None] | None = None
@@ -148,10 +148,11 @@ class Live:
                 self._roster = roster_parts(await self.registry.count())
         except StorageUnavailable as error:
             # The query of a page may fail, or be late, while calls are checked as always.
-            is_away = not await self.admissions.gate.is_answering()
+            is_away = not await self.unchecked_calls.gate.is_answering()
             if not is_away:
                 log.warning("page_not_updated", cause=error.cause)
-        gateway = gateway_parts(gateway_view(self.admissions, is_database_away=is_away))
+        view = gateway_view(self.unchecked_calls, is_database_away=is_away)
+        gateway = await gateway_parts(view)
         for viewer in self._viewers:
             viewer.show({**viewer.parts, **self._parts(viewer.subject), **gateway})
 
@@ -190,7 +191,7 @@ class Live:
         await self._draw_rows([found[id_] for id_, is_row in changed if is_row and id_ in found])
         for workspace_id, is_row in changed:
             if workspace_id not in found:
-                self._drawn[workspace_id, is_row] = None, {} if is_row else removed_parts()
+                self._drawn[workspace_id, is_row] = None, {} if is_row else await removed_parts()
             elif not is_row:
                 await self._draw_page(found[workspace_id], standings[workspace_id, False])
 
@@ -204,10 +205,10 @@ class Live:
         for each in listed:
             workspace_id = each.workspace.workspace_id
             if workspace_id in series:
-                parts = row_parts(workspace_view(each, series[workspace_id]))
+                parts = await row_parts(workspace_view(each, series[workspace_id]))
                 self._drawn[workspace_id, True] = _standing(each, 0), parts
-                # Drawing takes time, and calls wait for the same loop.
-                await asyncio.sleep(0)
+            # A row is drawn faster than a slice ends.
+            await asyncio.sleep(0)
 
     async def _draw_page(self, listed: ListedWorkspace, standing: _Standing) -> None:
         workspace_id = listed.workspace.workspace_id
@@ -216,9 +217,10 @@ class Live:
         try:
             changes = await newest_changes(self.budgets, workspace_id)
             view = workspace_view(listed, series[workspace_id], refused_since)
+            view = await with_charts(view, series[workspace_id])
         except (KeyError, UnknownWorkspace):
             return  # removed a moment ago; the next look finds that
-        self._drawn[workspace_id, False] = standing, workspace_parts(view, changes)
+        self._drawn[workspace_id, False] = standing, await workspace_parts(view, changes)
 
 
 def _standing(listed: ListedWorkspace | None, change_count: int) -> _Standing:

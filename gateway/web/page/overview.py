@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
+from operator import itemgetter
 from typing import Any
 from urllib.parse import urlencode
 
@@ -14,6 +15,7 @@ from gateway.core.forecast import RECENT_PART
 from gateway.core.periods import PERIOD_BY_NAME, PERIODS
 from gateway.core.workspaces import is_workspace_id
 from gateway.storage.registry import ListedWorkspace, PageRequest
+from gateway.storage.slices import Slices
 from gateway.web.page.frame import as_page, frame, see_other
 from gateway.web.page.live import ROW_BUCKETS, Subject
 from gateway.web.page.parts import page_parts
@@ -93,7 +95,7 @@ async def get_overview(request: web.Request) -> web.StreamResponse:
             raise
         return see_other(f"/ui/workspaces/{session.workspace_id}")
     overview = await _overview(request)
-    return page(
+    return await page(
         "overview.html",
         overview=overview,
         columns=COLUMNS,
@@ -115,7 +117,7 @@ async def _overview(request: web.Request) -> OverviewView:
     )
     rows = await _rows(request, found)
     if is_by_forecast:
-        in_order = sorted(rows, key=_first_full_after, reverse=asked.is_descending)
+        in_order = await _by_forecast(rows, is_descending=asked.is_descending)
         rows = in_order[asked.offset : asked.offset + PAGE_ROWS]
     sort = _column(request).sort
     return OverviewView(
@@ -126,11 +128,23 @@ async def _overview(request: web.Request) -> OverviewView:
 async def _rows(request: web.Request, found: Sequence[ListedWorkspace]) -> list[WorkspaceView]:
     ids = [each.workspace.workspace_id for each in found]
     series = await page_parts(request).spending.series(ids, ROW_BUCKETS) if ids else {}
-    return [
-        workspace_view(each, series[each.workspace.workspace_id])
-        for each in found
-        if each.workspace.workspace_id in series
-    ]
+    rows, slices = [], Slices()
+    for each in found:
+        if each.workspace.workspace_id in series:
+            rows.append(workspace_view(each, series[each.workspace.workspace_id]))
+        await slices.pause()
+    return rows
+
+
+async def _by_forecast(
+    rows: Sequence[WorkspaceView], *, is_descending: bool
+) -> list[WorkspaceView]:
+    slices, placed = Slices(), []
+    for row in rows:
+        placed.append((_first_full_after(row), row))
+        await slices.pause()
+    placed.sort(key=itemgetter(0), reverse=is_descending)
+    return [row for _, row in placed]
 
 
 def _first_full_after(view: WorkspaceView) -> timedelta:

@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 
 import orjson
 
-from gateway.web.admission import Admissions
+from gateway.core.interruptions import GAP_MAX
 from gateway.web.page.changes import ChangesView
 from gateway.web.page.templates import render
 from gateway.web.page.views import WorkspaceView
+from gateway.web.unchecked_calls import UncheckedCalls
 
 Parts = Mapping[str, str]
 
@@ -32,24 +33,28 @@ class GatewayView:
         return "Checks are being skipped." if self.is_skipping else ""
 
 
-def gateway_view(admissions: Admissions, *, is_database_away: bool = False) -> GatewayView:
-    """The gateway's own state, as far as this worker knows it."""
-    skipped, is_skipping = admissions.skipped, is_database_away or admissions.gate.is_open
-    count = 0 if is_skipping and skipped.is_over else skipped.count
-    return GatewayView(is_skipping, skipped.since, count, datetime.now(UTC))
+def gateway_view(unchecked_calls: UncheckedCalls, *, is_database_away: bool = False) -> GatewayView:
+    """Whether this worker's calls are checked, and how many of all workers' passed unchecked."""
+    now = datetime.now(UTC)
+    is_skipping = is_database_away or unchecked_calls.gate.is_open
+    latest = unchecked_calls.latest(now)
+    if latest is None or (is_skipping and now - latest.until > GAP_MAX):
+        # No call has passed yet; the last interruption is another one.
+        return GatewayView(is_skipping, None, 0, now)
+    return GatewayView(is_skipping, latest.since, latest.unchecked_calls, now)
 
 
-def gateway_parts(gateway: GatewayView) -> Parts:
+async def gateway_parts(gateway: GatewayView) -> Parts:
     """The line on top of every page."""
     return {
-        "gateway": render("gateway.html", gateway=gateway),
+        "gateway": await render("gateway.html", gateway=gateway),
         "gateway-alert": gateway.alert,
     }
 
 
-def row_parts(workspace: WorkspaceView) -> Parts:
+async def row_parts(workspace: WorkspaceView) -> Parts:
     """A workspace's row in the overview."""
-    html = render("overview_row.html", workspace=workspace)
+    html = await render("overview_row.html", workspace=workspace)
     return {f"row:{workspace.workspace.workspace_id}": html}
 
 
@@ -58,19 +63,19 @@ def roster_parts(workspace_count: int) -> Parts:
     return {ROSTER: str(workspace_count)}
 
 
-def workspace_parts(workspace: WorkspaceView, changes: ChangesView) -> Parts:
+async def workspace_parts(workspace: WorkspaceView, changes: ChangesView) -> Parts:
     """All of a workspace's page that changes by itself."""
     parts = {
-        "head": render("workspace_head.html", workspace=workspace),
-        "alerts": render("workspace_alerts.html", workspace=workspace),
-        "changes": render("workspace_changes.html", workspace=workspace, changes=changes),
+        "head": await render("workspace_head.html", workspace=workspace),
+        "alerts": await render("workspace_alerts.html", workspace=workspace),
+        "changes": await render("workspace_changes.html", workspace=workspace, changes=changes),
         LIMITS: _limits(workspace, changes),
     }
     for view in workspace.windows:
         name, values = view.period.name, {"workspace": workspace, "view": view}
-        parts[f"figures-{name}"] = render("window_figures.html", **values)
-        parts[f"chart-{name}"] = render("chart.html", **values)
-        parts[f"table-{name}"] = render("chart_table.html", **values)
+        parts[f"figures-{name}"] = await render("window_figures.html", **values)
+        parts[f"chart-{name}"] = await render("chart.html", **values)
+        parts[f"table-{name}"] = await render("chart_table.html", **values)
     return parts
 
 
@@ -84,6 +89,6 @@ def _limits(workspace: WorkspaceView, changes: ChangesView) -> str:
     return orjson.dumps({"limits": limits, "change_count": changes.count}).decode()
 
 
-def removed_parts() -> Parts:
+async def removed_parts() -> Parts:
     """A workspace that is gone."""
-    return {"alerts": render("workspace_removed.html")}
+    return {"alerts": await render("workspace_removed.html")}

@@ -34,7 +34,7 @@ async def get_sign_in(request: web.Request) -> web.Response:
     if services(request).access.is_open:
         return see_other("/")
     workspace_id = request.query.get("workspace", "")
-    return _form(request, workspace_id if is_workspace_id(workspace_id) else "")
+    return await _form(request, workspace_id if is_workspace_id(workspace_id) else "")
 
 
 @as_page
@@ -44,19 +44,19 @@ async def post_sign_in(request: web.Request) -> web.Response:
     form = await read_form(request)
     workspace_id, token = form.get("workspace", "").strip(), form.get("token", "").strip()
     if workspace_id and not is_workspace_id(workspace_id):
-        return _form(request, "", BadRequest("This is no workspace's id."))
+        return await _form(request, "", BadRequest("This is no workspace's id."))
     attempts, address = page_parts(request).attempts, _address(request)
     try:
         attempts.begin(address)
         session = await services(request).access.sign_in(token, workspace_id or None)
     except Unauthorized as error:
         log.warning("sign_in_failed", address=address)
-        return _form(request, workspace_id, error)
+        return await _form(request, workspace_id, error)
     except StorageUnavailable as error:
         attempts.forgive(address)
-        return _form(request, workspace_id, error)
+        return await _form(request, workspace_id, error)
     except TooManyRequests as error:
-        return _form(request, workspace_id, error)
+        return await _form(request, workspace_id, error)
     attempts.forgive(address)
     log.info("signed_in", workspace_id=session.workspace_id)
     answer = see_other(f"/ui/workspaces/{workspace_id}" if workspace_id else "/")
@@ -88,10 +88,10 @@ async def read_form(request: web.Request) -> dict[str, str]:
     return dict(pairs)
 
 
-def _form(
+async def _form(
     request: web.Request, workspace_id: str, error: GatewayError | None = None
 ) -> web.Response:
-    answer = page(
+    answer = await page(
         "sign_in.html",
         200 if error is None else error.status,
         id=workspace_id,

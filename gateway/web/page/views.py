@@ -17,6 +17,7 @@ from gateway.core.periods import Period
 from gateway.core.words import duration
 from gateway.core.workspaces import Workspace
 from gateway.storage.registry import ListedWorkspace
+from gateway.storage.slices import Slices
 from gateway.storage.spending import SeriesByPeriod, SpendSeries
 from gateway.web.page.charts import Chart, draw
 
@@ -168,12 +169,12 @@ def workspace_view(
     series: SeriesByPeriod,
     refused_since: Mapping[Period, datetime] | None = None,
 ) -> WorkspaceView:
-    """The view of one workspace; with charts where the series tell what windows held."""
+    """The view of one workspace, without charts."""
     budget = listed.budget.budget
     bound_by = {window.period: stricter for window, stricter in never_binding(budget)}
     windows = tuple(
         replace(
-            _window_view(window, series[window.period.name], budget, (refused_since or {})),
+            _window_view(window, series[window.period.name], (refused_since or {})),
             bound_by=bound_by.get(window.period),
         )
         for window in budget.windows
@@ -183,10 +184,20 @@ def workspace_view(
     )
 
 
+async def with_charts(view: WorkspaceView, series: SeriesByPeriod) -> WorkspaceView:
+    """The same with a chart of every window; `series` must tell what windows held."""
+    windows, slices = [], Slices()
+    for window_view in view.windows:
+        window = window_view.window
+        chart = draw(window, series[window.period.name], view.as_of)
+        windows.append(replace(window_view, chart=chart))
+        await slices.pause()
+    return replace(view, windows=tuple(windows))
+
+
 def _window_view(
     window: WindowSpend,
     series: SpendSeries,
-    budget: Budget,
     refused_since: Mapping[Period, datetime],
 ) -> WindowView:
     length, limit_cents = window.period.length, window.limit_cents
@@ -194,8 +205,7 @@ def _window_view(
     after = None
     if limit_cents is not None:
         after = full_after(series.bucket_cents, length, limit_cents, rate)
-    chart = draw(window, series, budget.as_of) if series.window_cents else None
-    return WindowView(window, _bar(window), rate, after, refused_since.get(window.period), chart)
+    return WindowView(window, _bar(window), rate, after, refused_since.get(window.period))
 
 
 def _bar(window: WindowSpend) -> Bar | None:

@@ -16,7 +16,7 @@ from gateway.web.page.parts import page_parts
 from gateway.web.page.sign_in import read_form
 from gateway.web.page.stream import stream_news
 from gateway.web.page.templates import page
-from gateway.web.page.views import WorkspaceView, workspace_view
+from gateway.web.page.views import WorkspaceView, with_charts, workspace_view
 from gateway.web.same_origin import require_same_origin
 from gateway.web.services import services
 from gateway.web.workspaces import workspace_id
@@ -80,7 +80,8 @@ async def _workspace(request: web.Request) -> tuple[WorkspaceView, Budget]:
     if series is None:  # removed a moment ago
         raise UnknownWorkspace
     refused_since = await spending.refused_since(listed.budget.budget)
-    return workspace_view(listed, series, refused_since), listed.budget.budget
+    view = workspace_view(listed, series, refused_since)
+    return await with_charts(view, series), listed.budget.budget
 
 
 async def _workspace_page(
@@ -91,7 +92,7 @@ async def _workspace_page(
     status: int = 200,
 ) -> web.Response:
     id_ = view.workspace.workspace_id
-    return page(
+    return await page(
         "workspace.html",
         status,
         id=id_,
