@@ -13,7 +13,8 @@ from uuid import UUID
 import pytest
 import structlog
 
-from gateway.logs import LOGGED_REQUEST_ID, configure_logs
+from gateway.logs import LOGGED_REQUEST_ID, configure_logs, flush_logs
+from tests.pipes import small_pipe
 
 
 @pytest.fixture
@@ -28,8 +29,19 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.BytesIO]:
     structlog.configure(**before)
 
 
+def logging_program(format_: str | None, *statements: str) -> str:
+    """A Python program that sets up its logs and runs these statements."""
+    first = (
+        "import logging, structlog, warnings",
+        "from gateway.logs import configure_logs, lines_lost_count",
+        f"configure_logs('info', {format_!r})",
+    )
+    return "\n".join((*first, *statements))
+
+
 def lines(written: io.BytesIO) -> list[dict[str, Any]]:
     """What was logged, line by line."""
+    assert flush_logs()
     return [json.loads(line) for line in written.getvalue().splitlines()]
 
 
@@ -104,6 +116,7 @@ def test_exception_with_half_a_surrogate_pair_is_logged(written: io.BytesIO) -> 
 
 def test_warning_of_a_library_is_written_too(written: io.BytesIO) -> None:
     logging.getLogger("aiohttp").warning("something")
+    assert flush_logs()
     assert written.getvalue() == b"something\n"
 
 
@@ -112,13 +125,97 @@ def test_warning_of_a_library_is_written_too(written: io.BytesIO) -> None:
 def test_process_without_standard_error_runs_and_logs_nowhere(
     format_: str | None, closed: str
 ) -> None:
-    program = (
-        "import logging, structlog\n"
-        "from gateway.logs import configure_logs\n"
-        f"configure_logs('info', {format_!r})\n"
-        "structlog.get_logger().warning('nobody_sees_this')\n"
-        "logging.getLogger('aiohttp').warning('nor this')\n"
+    program = logging_program(
+        format_,
+        "structlog.get_logger().warning('nobody_sees_this')",
+        "logging.getLogger('aiohttp').warning('nor this')",
     )
     command = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, program]
     ended = subprocess.run(command, stdout=subprocess.PIPE, check=False, timeout=60)
     assert (ended.returncode, ended.stdout) == (0, b"")
+
+
+def test_program_that_ends_at_once_loses_no_line() -> None:
+    program = logging_program(
+        "json", "for number in range(1000): structlog.get_logger().info('line', number=number)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], stderr=subprocess.PIPE, check=True, timeout=60
+    )
+    numbers = [json.loads(line)["number"] for line in ended.stderr.splitlines()]
+    assert numbers == list(range(1000))
+
+
+def test_warning_of_python_is_one_of_the_lines() -> None:
+    program = logging_program("json", "warnings.showwarning('a word', UserWarning, 'a.py', 7)")
+    ended = subprocess.run(
+        [sys.executable, "-c", program], stderr=subprocess.PIPE, check=True, timeout=60
+    )
+    assert ended.stderr == b"a.py:7: UserWarning: a word\n"
+
+
+def test_crash_prints_its_traceback_and_loses_no_line() -> None:
+    program = logging_program("json", "structlog.get_logger().info('before')", "1 / 0")
+    ended = subprocess.run(
+        [sys.executable, "-c", program], stderr=subprocess.PIPE, check=False, timeout=60
+    )
+    assert ended.returncode == 1
+    assert b"ZeroDivisionError: division by zero\n" in ended.stderr
+    assert b'"event":"before"' in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("format_", "log_a_line"),
+    [
+        ("json", "structlog.get_logger().info('line', text='x' * 1000)"),
+        ("json", "structlog.get_logger().warning('line', text='x' * 1000)"),
+        ("console", "structlog.get_logger().warning('line', text='x' * 1000)"),
+        ("json", "logging.getLogger('asyncio').warning('x' * 1000)"),
+        ("json", "warnings.showwarning('x' * 1000, UserWarning, 'a.py', 7)"),
+    ],
+)
+def test_program_whose_log_is_not_read_goes_on_and_ends(format_: str, log_a_line: str) -> None:
+    program = logging_program(
+        format_, f"for _ in range(2000): {log_a_line}", "print(lines_lost_count())"
+    )
+    with small_pipe() as pipe:
+        ended = subprocess.run(
+            [sys.executable, "-c", program],
+            stdout=subprocess.PIPE,
+            stderr=pipe.stream,
+            check=True,
+            timeout=60,
+        )
+    assert 0 < int(ended.stdout) < 2000
+
+
+@pytest.mark.parametrize("format_", ["json", "console"])
+def test_lost_lines_are_reported_on_a_line_like_any_other(format_: str) -> None:
+    program = logging_program(
+        format_,
+        "for _ in range(2000): structlog.get_logger().info('line', text='x' * 1000)",
+        "print(lines_lost_count(), flush=True)",
+        "input()",
+    )
+    with (
+        small_pipe() as pipe,
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=pipe.stream,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        count = int(process.stdout.readline())
+        while not (reports := [line for line in pipe.lines() if b"log_lines_lost" in line]):
+            assert process.poll() is None
+        process.communicate(b"\n", timeout=60)
+    if format_ == "json":
+        report = json.loads(reports[0])
+        assert report.pop("timestamp")
+        assert report == {"event": "log_lines_lost", "level": "warning", "count": count}
+    else:
+        assert re.fullmatch(
+            rf"[-\d]+T[:.\d]+Z \[warning +\] log_lines_lost +count={count}", reports[0].decode()
+        )

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from gateway.config import ENVIRONMENT_PREFIX, Config, Database, Log, Server
 from gateway.database import StartError, open_database
-from gateway.logs import configure_logs
+from gateway.logs import configure_logs, flush_logs
 from gateway.storage.database import DatabaseSettings
 from gateway.storage.embedded import default_data_dir, open_private
 from gateway.storage.embedded_process import takes_lock
@@ -127,6 +127,7 @@ def standard_error_into(path: Path) -> Iterator[Path]:
     try:
         yield path
     finally:
+        flush_logs()
         sys.stderr.flush()
         os.dup2(saved, 2)
         os.close(saved)
