@@ -10,6 +10,7 @@ from aiohttp import web
 
 from gateway.config import Config
 from gateway.log_limit import LogLimit
+from gateway.logs import lines_lost_count
 from gateway.storage.address_snapshot import SnapshotError
 from gateway.storage.addresses import Addresses
 from gateway.storage.budgets import Budgets
@@ -122,7 +123,7 @@ def create_services(
     metrics = Metrics(shared_folder())
     registry = Registry(operators, keys, timeout_s)
     admissions = Admissions(gate, metrics, Addresses(snapshot), config.budget.on_outage == "known")
-    gauges = ProcessGauges(metrics, gate, connections, LoopLag())
+    gauges = ProcessGauges(metrics, gate, connections, LoopLag(), lines_lost_count)
     admins = [
         Operator(name, token_sha256(token.get_secret_value()))
         for name, token in config.auth.operators

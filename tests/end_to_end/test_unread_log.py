@@ -46,6 +46,12 @@ def events(log: SmallPipe, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in marked]
 
 
+async def shows(url: str, metric: str) -> bool:
+    """Whether the metrics contain this line."""
+    async with aiohttp.ClientSession() as client, client.get(f"{url}/metrics") as answer:
+        return metric in await answer.text()
+
+
 async def call(url: str, count: int) -> None:
     """Call the agent so often, and see every call answered."""
     path = f"/workspaces/{WORKSPACE_ID}/a2a"
@@ -82,4 +88,6 @@ async def test_log_that_is_read_again_reports_how_many_lines_were_lost(
         await until(lambda: bool(events(log, "log_lines_lost")))
         (report,) = events(log, "log_lines_lost")
         await until(lambda: report["count"] + len(events(log, "call")) == 3000)
+        metric = f"\ngateway_log_lines_lost_total {report['count']:.1f}\n"
+        await until(lambda: shows(gateway.url, metric))
         assert await gateway.stop() == 0
