@@ -87,7 +87,7 @@ async def post_heartbeat(request: web.Request) -> web.Response:
     """Book what the agent reports; the answer follows the commit."""
     workspace_id = None
     try:
-        body = parse(HeartbeatBody, await read_object(request, BODY_BYTES_MAX))
+        body = await parse(HeartbeatBody, await read_object(request, BODY_BYTES_MAX))
         if not is_workspace_id(body.workspace_id):
             raise UnknownWorkspace
         workspace_id = body.workspace_id

@@ -16,6 +16,7 @@ DEPTH_MAX = 64
 READ_TIMEOUT_S = 10.0
 # Members and elements of a whole body: what is done for each of them holds up the event loop.
 ITEMS_MAX = 10_000
+ITEMS_PER_SLICE = 500
 
 Model = TypeVar("Model", bound=BaseModel)
 Member = TypeVar("Member")
@@ -73,11 +74,11 @@ async def read_beginning(request: web.Request, bytes_max: int) -> tuple[bytes, b
     return bytes(body), True
 
 
-def parse(model: type[Model], members: Mapping[str, object]) -> Model:
+async def parse(model: type[Model], members: Mapping[str, object]) -> Model:
     """The members as `model`. Raises BadRequest with a sentence that names the first wrong one."""
     for name in model.model_fields:
         # What the model ignores may be anything.
-        _require_storable(name, members.get(name), DEPTH_MAX)
+        await _require_storable(name, members.get(name))
     try:
         return model.model_validate(members)
     except ValidationError as error:
@@ -87,19 +88,25 @@ def parse(model: type[Model], members: Mapping[str, object]) -> Model:
         raise BadRequest(f"{where}: {what[0].lower()}{what[1:]}.") from None
 
 
-def _require_storable(name: str, value: object, depth: int) -> None:
+async def _require_storable(name: str, value: object) -> None:
     """Refuse what PostgreSQL cannot hold (U+0000) and what is nested without end."""
-    if depth < 0:
+    slices = Slices()
+    level = [value]
+    for _ in range(DEPTH_MAX + 1):
+        below: list[object] = []
+        for first in range(0, len(level), ITEMS_PER_SLICE):
+            for each in level[first : first + ITEMS_PER_SLICE]:
+                if isinstance(each, str) and "\0" in each:
+                    raise BadRequest(f"{name}: must not contain the character U+0000.")
+                if isinstance(each, dict):
+                    below += each
+                    below += each.values()
+                elif isinstance(each, list):
+                    below += each
+            await slices.pause()
+        level = below
+    if level:
         raise BadRequest(f"{name}: nested too deeply.")
-    if isinstance(value, str) and "\0" in value:
-        raise BadRequest(f"{name}: must not contain the character U+0000.")
-    if isinstance(value, dict):
-        for key, member in value.items():
-            _require_storable(name, key, depth)
-            _require_storable(name, member, depth - 1)
-    elif isinstance(value, list):
-        for member in value:
-            _require_storable(name, member, depth - 1)
 
 
 async def json_list(members: Iterable[Member], write: Callable[[Member], object]) -> list[object]:

@@ -33,7 +33,7 @@ class RegistrationBody(BaseModel):
 async def post_registration(request: web.Request) -> web.Response:
     """Create or move a workspace; the first answer carries its token."""
     parts = services(request)
-    body = parse(RegistrationBody, await read_object(request, BODY_BYTES_MAX))
+    body = await parse(RegistrationBody, await read_object(request, BODY_BYTES_MAX))
     if not is_workspace_id(body.id):
         raise BadRequest("id: must be 1 to 128 characters of A-Z a-z 0-9 . _ : -")
     await require_allowed_url(body.url, parts.config.registry.networks)
