@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
@@ -49,12 +50,16 @@ from gateway.web.upstream import Upstream, UpstreamSettings
 
 
 def create_app(
-    config: Config, keys: WorkspaceKeys, snapshot: Path | None = None
+    config: Config,
+    keys: WorkspaceKeys,
+    snapshot: Path | None = None,
+    *,
+    is_database_away: bool = False,
 ) -> web.Application:
     """Build the application: routes and middlewares here, connections in `open_services`.
 
     `keys` are those of the database that `config` names; `snapshot` is the file with the addresses
-    of its agents that the supervisor keeps.
+    of its agents that the supervisor keeps. Where `is_database_away`, nobody waits for it.
     """
     app = web.Application(middlewares=[carry_request_id, refuse_faulty, answer_errors])
     app.on_response_prepare.append(answer_request_id)
@@ -65,7 +70,7 @@ def create_app(
     app[HEARTBEAT_FAILURES] = LogLimit("heartbeat_failed")
     app[SERVICES] = create_services(config, keys, snapshot, app[DESCRIPTORS])
     app[PAGE_PARTS] = create_page_parts(app[SERVICES])
-    app.cleanup_ctx.append(open_services)
+    app.cleanup_ctx.append(partial(open_services, is_database_away=is_database_away))
     app.on_shutdown.append(send_viewers_away)
     app.on_shutdown.append(finish_calls)
     add_routes(app.router)
@@ -185,14 +190,14 @@ async def finish_calls(app: web.Application) -> None:
     await parts.calls_under_way.finish(drain.time_is_up)
 
 
-async def open_services(app: web.Application) -> AsyncIterator[None]:
+async def open_services(app: web.Application, *, is_database_away: bool) -> AsyncIterator[None]:
     """Connect to the database and open the client, for as long as the application runs."""
     parts = app[SERVICES]
     addresses = parts.admissions.addresses
     # The first worker of a gateway comes before its first snapshot.
     with suppress(SnapshotError):
         await addresses.load()
-    await parts.gate.open()
+    await parts.gate.open(is_away=is_database_away)
     following = asyncio.create_task(addresses.follow())
     async with (
         parts.exposition.kept_current(),

@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--lifeline", type=int, required=True)
     command.add_argument("--id-type")
     command.add_argument("--snapshot", type=Path)
+    command.add_argument("--database-away", action="store_true")
     command.add_argument("--log-format", choices=("console", "json"))
     return parser
 
@@ -121,7 +122,8 @@ def _run_worker(options: argparse.Namespace, lifeline: WorkerEnd) -> None:
 
     listener = socket.socket(fileno=options.listener)
     keys = WorkspaceKeys(options.id_type)
-    uvloop.run(work(config, keys, listener, lifeline, options.snapshot))
+    known = options.snapshot, options.database_away
+    uvloop.run(work(config, keys, listener, lifeline, *known))
 
 
 def _log_failure(event: str, error: Exception) -> None:

@@ -1,7 +1,8 @@
 """The socket between the supervisor and a worker, and what they say to each other on it.
 
 The worker says once that it serves, with its deadlines, and then one byte a second for as long as
-its event loop turns. The supervisor says when a worker is to retire. Each of them notices the end
+its event loop turns: whether the database answers it. A worker that starts later need not find out
+by waiting for it. The supervisor says when a worker is to retire. Each of them notices the end
 of the other, even one by SIGKILL, because the kernel closes the socket.
 """
 
@@ -17,6 +18,7 @@ import orjson
 BEAT_INTERVAL_S = 1.0
 
 _BEAT = b"."
+_BEAT_WITHOUT_DATABASE = b"!"
 _RETIRE = b"r"
 _END_OF_DEADLINES = b"\n"
 
@@ -42,14 +44,16 @@ class WorkerEnd:
         self._beat: asyncio.TimerHandle | None = None
         self._on_retire: Callable[[], None] = _nothing
         self._on_end: Callable[[], None] = _nothing
+        self._is_database_away: Callable[[], bool] = bool
 
     def follow(self, on_retire: Callable[[], None], on_end: Callable[[], None]) -> None:
         """Call `on_retire` when the supervisor says so, and `on_end` when the supervisor ended."""
         self._on_retire, self._on_end = on_retire, on_end
         asyncio.get_running_loop().add_reader(self._socket, self._read)
 
-    def begin(self, deadlines: Deadlines) -> None:
+    def begin(self, deadlines: Deadlines, is_database_away: Callable[[], bool]) -> None:
         """Say that this worker serves, and from now on that its loop turns."""
+        self._is_database_away = is_database_away
         self._send(orjson.dumps(asdict(deadlines)) + _END_OF_DEADLINES)
         self._schedule_beat()
 
@@ -72,7 +76,7 @@ class WorkerEnd:
             self._on_retire()
 
     def _say_beat(self) -> None:
-        self._send(_BEAT)
+        self._send(_BEAT_WITHOUT_DATABASE if self._is_database_away() else _BEAT)
         self._schedule_beat()
 
     def _schedule_beat(self) -> None:
@@ -93,6 +97,8 @@ class SupervisorEnd:
         self._loop = asyncio.get_running_loop()
         self._said = b""
         self._has_spoken = False
+        # What the worker said last; None before that.
+        self.is_database_away: bool | None = None
         # None if the worker ends before it serves.
         self.deadlines: asyncio.Future[Deadlines | None] = self._loop.create_future()
         self._loop.add_reader(connection, self._read)
@@ -134,6 +140,8 @@ class SupervisorEnd:
         self._has_spoken = True
         if not self.deadlines.done():
             self._take_deadlines(said)
+        elif said.endswith((_BEAT, _BEAT_WITHOUT_DATABASE)):
+            self.is_database_away = said.endswith(_BEAT_WITHOUT_DATABASE)
 
     def _take_deadlines(self, said: bytes) -> None:
         self._said += said

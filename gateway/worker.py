@@ -45,9 +45,10 @@ async def work(
     listener: socket.socket,
     lifeline: WorkerEnd,
     snapshot: Path | None = None,
+    is_database_away: bool = False,
 ) -> None:
     """Serve until told to end, by a signal or on the lifeline; then finish the calls in flight."""
-    app = create_app(config, keys, snapshot)
+    app = create_app(config, keys, snapshot, is_database_away=is_database_away)
     asyncio.get_running_loop().set_exception_handler(partial(log_loop_error, app[DESCRIPTORS]))
     runner = create_runner(app, config)
     await runner.setup()
@@ -57,7 +58,8 @@ async def work(
     spare_collections()
     log.info("worker_started", process_id=os.getpid())
     follow_signals(app[DRAIN], lifeline)
-    lifeline.begin(deadlines_of(config.server))
+    gate = app[SERVICES].gate
+    lifeline.begin(deadlines_of(config.server), lambda: gate.is_open)
     await app[DRAIN].begun.wait()
     app[SERVICES].is_draining = True
     await asyncio.sleep(config.server.drain_delay_s)

@@ -53,12 +53,15 @@ class WorkerCommand:
     log_format: str | None = None
     on_ended: Callable[[int], None] = _nothing
 
-    async def start(self) -> "Worker":
-        """Start a worker. Raises OSError where there is no memory or no process for it."""
+    async def start(self, *, is_database_away: bool = False) -> "Worker":
+        """Start a worker. Raises OSError where there is no memory or no process for it.
+
+        One that is told that the database is away does not wait for it.
+        """
         ours, its = SupervisorEnd.pair()
         try:
             process = await asyncio.create_subprocess_exec(
-                *self._arguments(its.fileno()),
+                *self._arguments(its.fileno(), is_database_away=is_database_away),
                 pass_fds=(self.listener.fileno(), its.fileno()),
                 env=self._environment(os.environ),
                 start_new_session=True,
@@ -79,11 +82,12 @@ class WorkerCommand:
             cause = type(error).__name__
             log.exception("ended_worker_not_handled", process_id=process_id, cause=cause)
 
-    def _arguments(self, lifeline: int) -> list[str]:
+    def _arguments(self, lifeline: int, *, is_database_away: bool) -> list[str]:
         arguments = [sys.executable, "-m", "gateway", "worker"]
         arguments += ["--listener", str(self.listener.fileno()), "--lifeline", str(lifeline)]
         arguments += ["--snapshot", str(self.snapshot)]
         arguments += ["--id-type", self.keys.id_type] if self.keys.id_type else []
+        arguments += ["--database-away"] if is_database_away else []
         arguments += ["--log-format", self.log_format] if self.log_format else []
         return arguments + (["--config", self.config_file] if self.config_file else [])
 
@@ -113,6 +117,11 @@ class Worker:
         # Until it must have ended, once it was told to.
         self._left_s: float | None = None
         self._serving_since: float | None = None
+
+    @property
+    def is_database_away(self) -> bool | None:
+        """What it said last of the database; None if it did not say."""
+        return self._lifeline.is_database_away
 
     @property
     def status(self) -> int | None:

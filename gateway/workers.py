@@ -65,6 +65,7 @@ class Workers:
     # Every process that has not been reaped, the oldest first, and the task that watches it.
     _lives: dict[Worker, asyncio.Task[None]] = field(default_factory=dict)
     _ending: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _was_database_away: bool = False
 
     async def run(self) -> None:
         """Keep the workers running; when told to stop, end them and wait for their ends."""
@@ -144,7 +145,7 @@ class Workers:
 
     async def _start(self) -> Worker | None:
         try:
-            worker = await self.command.start()
+            worker = await self.command.start(is_database_away=self._is_database_away())
         except OSError as error:
             log.error("worker_not_started", cause=type(error).__name__)
             return None
@@ -153,10 +154,17 @@ class Workers:
             worker.terminate()
         return worker
 
+    def _is_database_away(self) -> bool:
+        """What workers said last of the database; those that ended only if no other did."""
+        said = [each.is_database_away for each in self._lives]
+        known = [each for each in said if each is not None]
+        return any(known) if known else self._was_database_away
+
     async def _see_through(self, worker: Worker) -> None:
         """Watch a worker until it ended, and clear up after it."""
         try:
             await worker.live()
+            self._was_database_away = bool(worker.is_database_away)
             if worker.is_retired:
                 status = worker.status
                 log.info("retired_worker_ended", process_id=worker.process_id, status=status)

@@ -13,13 +13,14 @@ when it can be read again.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
 from gateway.core.errors import StorageUnavailable, UnknownWorkspace
-from gateway.storage.budgets import WorkspaceBudget, read_spends, with_room
+from gateway.storage.budget_query import PING, Batch, OnFound, Query, Question
+from gateway.storage.budgets import WorkspaceBudget
 from gateway.storage.check_connection import RENEW_INTERVAL_S, CheckConnection, State
 from gateway.storage.circuit_breaker import CircuitBreaker
 from gateway.storage.database import DRIVER_ERRORS, Connection, DatabaseSettings, cause_of
@@ -28,7 +29,6 @@ from gateway.storage.workspace_key import WorkspaceKeys
 
 ATTEMPT_TIMEOUT_MIN_S = 0.5
 CONNECT_TIME_S = 5.0
-START_TIMEOUT_MIN_S = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,104 +55,13 @@ class GateSettings:
         """When an attempt to connect is given up: it takes many round trips."""
         return max(ATTEMPT_TIMEOUT_MIN_S, min(10 * self.timeout_s, self.timeout_s + CONNECT_TIME_S))
 
-    @property
-    def start_timeout_s(self) -> float:
-        """How long a start waits for the database's first answer before it opens the breaker."""
-        return max(START_TIMEOUT_MIN_S, 3 * self.timeout_s)
-
 
 def _database_now() -> None:
     return None
 
 
-@dataclass(slots=True)
-class _Question:
-    """What callers ask about one workspace; all of them get the same answer, or the same error.
-
-    Each waits for a future of its own: one that leaves takes nothing from the others.
-    """
-
-    is_asked_again: bool = False
-    _waiting: list[asyncio.Future[WorkspaceBudget | None]] = field(default_factory=list)
-
-    def answered(self) -> asyncio.Future[WorkspaceBudget | None]:
-        """A future of the budget, of None if there is no such workspace, or of an error."""
-        waiting = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiting)
-        return waiting
-
-    def answer(self, found: WorkspaceBudget | None) -> None:
-        """Answer everyone who has no answer yet."""
-        for waiting in self._waiting:
-            if not waiting.done():
-                waiting.set_result(found)
-        self._waiting.clear()
-
-    def refuse(self, cause: str) -> None:
-        """Raise StorageUnavailable in everyone who has no answer yet."""
-        for waiting in self._waiting:
-            if not waiting.done():
-                waiting.set_exception(StorageUnavailable(cause))
-        self._waiting.clear()
-
-
-# Questions by the key of their workspace.
-_Batch = dict[str, _Question]
-# The key of a question about no workspace: does the database answer?
-_PING = ""
-
-
-@dataclass(slots=True)
-class _Query:
-    """The query for a batch of questions, on one connection."""
-
-    batch: _Batch
-    lane: CheckConnection
-    settings: GateSettings
-    is_given_up: bool = False
-    # Workspaces found over a limit, for which a second query asks when that ends.
-    _exceeded: Mapping[str, WorkspaceBudget] = field(default_factory=dict)
-    _deadline: Deadline | None = None
-
-    async def read(self, connection: Connection, as_of: datetime | None) -> None:
-        """Send it and answer its questions. Raises what the driver raises."""
-        self.lane.state = State.ASKING
-        self._deadline = Deadline(self.settings.timeout_s, self._be_late, self.lane.has_unread)
-        try:
-            found = await read_spends(
-                connection, [key for key in self.batch if key != _PING], as_of
-            )
-            self._exceeded = {key: each for key, each in found.items() if each.budget.exceeded}
-            for key, question in self.batch.items():
-                if key not in self._exceeded:
-                    question.answer(found.get(key))
-            if self._exceeded:
-                self._answer_exceeded(await with_room(connection, self._exceeded))
-        finally:
-            self._deadline.cancel()
-
-    def refuse(self, cause: str) -> None:
-        """Answer what it could not read. What is known to be over a limit is over it."""
-        self._answer_exceeded(self._exceeded)
-        for question in self.batch.values():
-            question.refuse(cause)
-
-    def _answer_exceeded(self, exceeded: Mapping[str, WorkspaceBudget]) -> None:
-        for key, found in exceeded.items():
-            if key in self.batch:
-                self.batch[key].answer(found)
-
-    def _be_late(self) -> None:
-        self.lane.state = State.LATE
-        self.refuse("timeout")
-        late_timeout_s = self.settings.late_timeout_s
-        self._deadline = Deadline(late_timeout_s, self._give_up, self.lane.has_unread)
-
-    def _give_up(self) -> None:
-        # The query ends by itself with a connection error. Cancelling it instead would make
-        # asyncpg open a connection to cancel it on the server, and wait for that.
-        self.is_given_up = True
-        self.lane.drop()
+def _ignore(_found: WorkspaceBudget) -> None:
+    return None
 
 
 @dataclass(slots=True)
@@ -167,11 +76,13 @@ class Gate:
     settings: GateSettings = field(default_factory=GateSettings)
     # What counts as now; None is the database's clock. Tests set it.
     as_of: Callable[[], datetime | None] = _database_now
+    # Called with every budget that was read, also where its caller could not wait for it.
+    on_found: OnFound = _ignore
     query_count: int = 0
     # Whether the database has ever answered here.
     has_answered: bool = False
     breaker: CircuitBreaker = field(init=False)
-    _waiting: _Batch = field(default_factory=dict)
+    _waiting: Batch = field(default_factory=dict)
     # Ends the wait of questions for which no query was sent yet.
     _waiting_deadline: Deadline | None = None
     _lanes: list[CheckConnection] = field(default_factory=list)
@@ -218,7 +129,7 @@ class Gate:
     async def is_answering(self) -> bool:
         """Whether a check would be answered now; asks the database where that is not known."""
         try:
-            await self._answered(_PING)
+            await self._answered(PING)
         except StorageUnavailable:
             return False
         return True
@@ -228,7 +139,7 @@ class Gate:
             raise StorageUnavailable("breaker_open")
         if not self._waiting:
             self._start_query()
-        return self._waiting.setdefault(key, _Question()).answered()
+        return self._waiting.setdefault(key, Question()).answered()
 
     def _start_query(self) -> None:
         """Have an idle connection take what waits; bound the wait where there is none."""
@@ -238,11 +149,14 @@ class Gate:
             # At once where there is nothing to wait for.
             timeout_s = 0 if self._is_down else self.settings.timeout_s
             late = partial(self._refuse_waiting, "connection" if self._is_down else "timeout")
-            self._waiting_deadline = Deadline(timeout_s, late)
+            self._waiting_deadline = Deadline(timeout_s, late, self._has_unread)
 
     @property
     def _is_down(self) -> bool:
         return all(lane.state is State.DOWN for lane in self._lanes)
+
+    def _has_unread(self) -> bool:
+        return any(lane.has_unread() for lane in self._lanes)
 
     def _refuse_waiting(self, cause: str) -> None:
         self._end_waiting_deadline()
@@ -250,7 +164,7 @@ class Gate:
         for question in waiting.values():
             question.refuse(cause)
 
-    def _take_batch(self) -> _Batch:
+    def _take_batch(self) -> Batch:
         self._end_waiting_deadline()
         batch_max = self.settings.workspaces_per_query_max
         if len(self._waiting) <= batch_max:
@@ -265,14 +179,21 @@ class Gate:
             self._waiting_deadline.cancel()
             self._waiting_deadline = None
 
-    async def open(self) -> None:
-        """Connect. Returns at the first answer, or with the breaker open where there is none."""
+    async def open(self, *, is_away: bool = False) -> None:
+        """Connect. Returns at the first answer, or with the breaker open where there is none.
+
+        Where it is known that the database `is_away`, the breaker is open from the start.
+        """
         for _ in range(self.settings.connections):
             lane = CheckConnection(self.database, self.settings.attempt_timeout_s)
             self._lanes.append(lane)
             self._serving.append(asyncio.create_task(self._serve(lane)))
+        if is_away:
+            self._start_open("connection")
+            return
         try:
-            async with limited(self.settings.start_timeout_s):
+            # Nobody calls yet: a database that is far away is waited for.
+            async with limited(self.settings.attempt_timeout_s):
                 await self._is_started.wait()
         except TimeoutError:
             self._start_open("timeout")
@@ -300,7 +221,9 @@ class Gate:
 
     async def _renew(self) -> None:
         for lane in self._lanes:
-            await lane.renew()
+            # Those that are not open look for a server anyway.
+            if lane.is_open:
+                await lane.renew()
         # A server may refuse writes for hours; another one is not looked for more often than this.
         await asyncio.sleep(RENEW_INTERVAL_S)
 
@@ -309,8 +232,8 @@ class Gate:
         while True:
             try:
                 connection = lane.usable() or await self._reconnect(lane)
-                if self._waiting:
-                    await self._ask(connection, _Query(self._take_batch(), lane, self.settings))
+                if self._waiting or self.breaker.is_open:
+                    await self._ask(connection, lane)
                 else:
                     await self._be_idle(lane)
             except StorageUnavailable as error:
@@ -339,24 +262,33 @@ class Gate:
         async with self._attempting if self.breaker.is_open else contextlib.nullcontext():
             self.query_count += 1
             connection = await lane.connect()
-            await self._learn_keys(connection)
+            await self._learn_keys(lane, connection)
         self._is_started.set()
         self.has_answered = True
         self.breaker.succeed()
         return connection
 
-    async def _learn_keys(self, connection: Connection) -> None:
+    async def _learn_keys(self, lane: CheckConnection, connection: Connection) -> None:
         try:
             async with limited(self.settings.attempt_timeout_s):
                 await self.keys.learn(connection)
         except DRIVER_ERRORS as error:
+            lane.state = State.DOWN
             raise StorageUnavailable(cause_of(error)) from error
 
-    async def _ask(self, connection: Connection, query: _Query) -> None:
-        """Raises StorageUnavailable, and what is a mistake of ours, once everyone has an answer."""
+    async def _ask(self, connection: Connection, lane: CheckConnection) -> None:
+        """Answer what waits by a query; one for nothing shows whether the breaker may close.
+
+        Raises StorageUnavailable, and what is a mistake of ours, once everyone has an answer.
+        """
         self.query_count += 1
+        timeouts = self.settings.timeout_s, self.settings.late_timeout_s
+        query = Query(self._take_batch(), lane, *timeouts, self.on_found)
         try:
             await query.read(connection, self.as_of())
+        except asyncio.CancelledError:
+            query.refuse("connection")
+            raise
         except Exception as error:
             if connection.is_closed():
                 cause = "timeout" if query.is_given_up else "connection"
@@ -369,26 +301,33 @@ class Gate:
             raise
         self.breaker.succeed()
 
-    def _ask_again(self, query: _Query, cause: str) -> None:
+    def _ask_again(self, query: Query, cause: str) -> None:
         """Have another query answer what one with a lost connection could not, once.
 
         Reading twice changes nothing, and one lost connection is not an outage.
         """
-        for key, question in [] if query.is_given_up else list(query.batch.items()):
-            if not question.is_asked_again and key not in self._waiting:
-                question.is_asked_again = True
-                self._waiting[key] = query.batch.pop(key)
+        if not query.is_given_up:
+            for key, question in list(query.batch.items()):
+                if not question.is_asked_again:
+                    self._waiting.setdefault(key, Question()).join(query.batch.pop(key))
         query.refuse(cause)
 
     def _fail(self, lane: CheckConnection, cause: str) -> None:
         """The database failed: connect anew, and end waiting where there is nothing to wait for."""
+        is_attempt = lane.state in (State.CONNECTING, State.DOWN)
         lane.drop()
         if lane.state is not State.DOWN:
             lane.state = State.CONNECTING
-        self.breaker.fail(cause)
+        # A connection that is there says more of the database than one that cannot be made.
+        if not is_attempt or not self.open_count:
+            self.breaker.fail(cause)
         if not self._is_started.is_set():
             self._start_open(cause)
-        elif self.breaker.is_open or self._is_down:
+        elif self.breaker.is_open:
+            self._refuse_waiting(cause)
+            for idle in self._idle:
+                idle.wake()
+        elif self._is_down:
             self._refuse_waiting(cause)
         elif self._waiting:
             self._start_query()

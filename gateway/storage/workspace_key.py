@@ -21,9 +21,8 @@ class WorkspaceKeys:
     id_type: str | None
 
     async def learn(self, connection: Connection) -> None:
-        """Ask the database for the type where it is not known. Raises what the driver raises."""
-        if self.id_type is None:
-            self.id_type = await connection.fetchval(query("workspace_id_type"))
+        """Ask the database for the type. Raises what the driver raises."""
+        self.id_type = await connection.fetchval(query("workspace_id_type"))
 
     def existing(self, workspace_id: str) -> str:
         """The key of a workspace that may exist. Raises UnknownWorkspace if none can."""

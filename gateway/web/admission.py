@@ -81,6 +81,7 @@ class Admissions:
 
     def __post_init__(self) -> None:
         self.gate.breaker.on_change = self._report_breaker
+        self.gate.on_found = self.note
 
     @property
     def is_cold(self) -> bool:
@@ -103,7 +104,6 @@ class Admissions:
         finally:
             self.metrics.check_seconds.observe(time.perf_counter() - started)
         self.skipped.is_over = True
-        self.note(found)
         return Admission(workspace_id, found.agent_url, found.budget)
 
     def note(self, found: WorkspaceBudget) -> None:
@@ -152,6 +152,7 @@ class Admissions:
             self._breaker_opened_at = time.monotonic()
             log.error("circuit_breaker_opened", cause=cause)
             return
+        self.skipped.is_over = True
         open_s = round(time.monotonic() - self._breaker_opened_at, 3)
         log.warning("circuit_breaker_closed", open_s=open_s)
 

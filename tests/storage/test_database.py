@@ -158,7 +158,7 @@ async def test_mistake_of_the_driver_opens_the_breaker_and_the_probe_goes_on(
 
     # Only our own seam is replaced; the database itself is well.
     with monkeypatch.context() as patch:
-        patch.setattr("gateway.storage.gate.read_spends", fail)
+        patch.setattr("gateway.storage.budget_query.read_spends", fail)
         patch.setattr("gateway.storage.check_connection.read_nothing", fail)
         for _ in range(gate.settings.failures_to_open):
             with pytest.raises(StorageUnavailable):

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from gateway.storage.deadline import SLICES, Deadline, limited
+from gateway.storage.deadline import SLICES_MIN, Deadline, limited
 from tests.running import until
 
 
@@ -29,7 +29,7 @@ async def test_one_delay_of_the_loop_does_not_use_the_deadline_up() -> None:
     expired: list[bool] = []
     deadline = Deadline(0.05, lambda: expired.append(True))
     time.sleep(0.2)  # noqa: ASYNC251 - the loop is held up
-    for _ in range(SLICES - 1):
+    for _ in range(SLICES_MIN - 1):
         await asyncio.sleep(0)
         assert not expired
     deadline.cancel()

@@ -14,6 +14,7 @@ import pytest_asyncio
 from gateway.core.errors import StorageUnavailable, UnknownWorkspace
 from gateway.core.periods import PERIODS
 from gateway.storage.budgets import WorkspaceBudget
+from gateway.storage.check_connection import CheckConnection, State
 from gateway.storage.database import DatabaseSettings
 from gateway.storage.gate import Gate, GateSettings
 from gateway.storage.workspace_key import WorkspaceKeys
@@ -291,17 +292,20 @@ async def test_check_is_answered_however_often_its_process_is_held_up(
     await gate.close()
 
 
-async def test_call_is_checked_although_the_connection_was_lost_within_its_query(
+async def test_calls_are_checked_although_the_connection_was_lost_within_their_query(
     one_lane: Gate, wire: Wire, connection: asyncpg.Connection
 ) -> None:
     wire.hold_answers()
     call = asyncio.create_task(one_lane.ask("w"))
     await until(lambda: wire.held_answers > 0)
+    # Another call to the same workspace waits for the next query already.
+    later = asyncio.create_task(one_lane.ask("w"))
+    await until(lambda: len(one_lane._waiting) == 1)
     await connection.execute(f"SELECT pg_terminate_backend(pid) {OTHERS}")
     wire.cut()
     wire.mend()
     wire.release_answers()
-    assert limit_cents(await call) == 100
+    assert [limit_cents(found) for found in await asyncio.gather(call, later)] == [100, 100]
 
 
 async def test_lost_connection_is_made_anew_before_anybody_asks(
@@ -325,8 +329,111 @@ async def test_workspace_that_is_found_over_its_limit_is_not_passed_because_the_
         await connection.fetchval("SELECT pg_sleep(3600)")
 
     # Our own seam between the two queries; the server is silent for the second one.
-    monkeypatch.setattr("gateway.storage.gate.with_room", fall_silent)
+    monkeypatch.setattr("gateway.storage.budget_query.with_room", fall_silent)
     over, under = await asyncio.gather(gate.ask("over"), gate.ask("under"))
     assert over.budget.exceeded
     assert not under.budget.exceeded
     await gate.close()
+
+
+async def test_connection_that_cannot_be_made_anew_does_not_stop_the_checks_on_another(
+    wire: Wire, keys: WorkspaceKeys, connection: asyncpg.Connection
+) -> None:
+    await add_workspace(connection, "w", {NAME: 100})
+    gate = Gate(DatabaseSettings(wire.dsn), keys, PATIENT)
+    await gate.open()
+    await until(lambda: gate.idle_count == 2)
+    wire.is_cut = True  # for new connections
+    assert await connection.fetchval(f"SELECT pg_terminate_backend(min(pid), 5000) {OTHERS}")
+    attempts = gate.query_count
+    await until(lambda: gate.query_count > attempts + 2 * gate.settings.failures_to_open)
+    assert not gate.is_open
+    assert limit_cents(await gate.ask("w")) == 100
+    await gate.close()
+
+
+async def test_breaker_that_is_open_closes_by_a_connection_that_is_still_there(
+    gate: Gate,
+) -> None:
+    await until(lambda: gate.idle_count == 2)
+    gate.breaker.open("a mistake")
+    gate._fail(CheckConnection(gate.database, 1, State.ASKING), "a mistake")  # wakes the idle ones
+    await until(lambda: not gate.is_open)
+
+
+@pytest.mark.parametrize("turn_s", [0.03, 0.11])
+async def test_lost_connections_are_made_anew_however_slowly_our_process_runs(
+    settings: DatabaseSettings,
+    keys: WorkspaceKeys,
+    connection: asyncpg.Connection,
+    turn_s: float,
+) -> None:
+    await add_workspace(connection, "w", {NAME: 100})
+    gate = Gate(settings, keys, HASTY)
+    loop, is_over = asyncio.get_running_loop(), False
+
+    def hold_up() -> None:
+        be_busy(turn_s)
+        if not is_over:
+            loop.call_soon(hold_up)
+
+    hold_up()
+    await gate.open()
+    assert not gate.is_open
+    await connection.execute(f"SELECT pg_terminate_backend(pid) {OTHERS}")
+    await until(lambda: gate.open_count < 2, 20)
+    await until(lambda: gate.open_count == 2, 20)
+    assert not gate.is_open
+    assert limit_cents(await gate.ask("w")) == 100
+    is_over = True
+    await gate.close()
+
+
+async def test_start_waits_for_a_database_that_is_far_away(wire: Wire, keys: WorkspaceKeys) -> None:
+    wire.delay_s = 0.01
+    gate = Gate(DatabaseSettings(wire.dsn), keys, HASTY)
+    await gate.open()
+    assert not gate.is_open
+    await gate.close()
+
+
+async def test_start_waits_for_no_database_that_is_known_to_be_away(
+    wire: Wire, keys: WorkspaceKeys
+) -> None:
+    wire.silence()
+    gate = Gate(DatabaseSettings(wire.dsn), keys, GateSettings(timeout_s=60))
+    async with asyncio.timeout(10):
+        await gate.open(is_away=True)
+    assert gate.is_open
+    wire.speak()
+    await until(lambda: not gate.is_open)
+    await gate.close()
+
+
+async def test_answer_that_came_too_late_for_its_caller_is_reported(
+    wire: Wire, keys: WorkspaceKeys, connection: asyncpg.Connection
+) -> None:
+    await add_workspace(connection, "w", {NAME: 0})
+    found: list[WorkspaceBudget] = []
+    gate = Gate(DatabaseSettings(wire.dsn), keys, GateSettings(timeout_s=0.2, connections=1))
+    gate.on_found = found.append
+    await gate.open()
+    wire.hold_answers()
+    assert (await refusal(gate))[0] == "timeout"
+    assert not found
+    wire.release_answers()
+    await until(lambda: bool(found))
+    assert found[0].budget.exceeded
+    await gate.close()
+
+
+async def test_questions_in_flight_are_refused_when_the_gate_closes(
+    one_lane: Gate, wire: Wire
+) -> None:
+    wire.hold_answers()
+    asked = asyncio.create_task(one_lane.ask("w"))
+    await until(lambda: wire.held_answers > 0)
+    waits = asyncio.create_task(one_lane.ask("w"))
+    await until(lambda: len(one_lane._waiting) == 1)
+    await one_lane.close()
+    assert [await causes(each) for each in (asked, waits)] == ["connection"] * 2
