@@ -126,8 +126,7 @@ async def reload(gateway: Serving) -> None:
     await until(are_replaced, 30)
 
 
-@OUTAGES
-@pytest.mark.parametrize("renew", [kill_workers, reload], ids=lambda renew: renew.__name__)
+@pytest.mark.parametrize(("renew", "outage"), [(kill_workers, stopped), (reload, killed)])
 async def test_worker_that_starts_during_an_outage_passes_calls_and_checks_them_again_after_it(
     place: Place,
     agent: Agent,
