@@ -10,7 +10,7 @@ from gateway.web.json_body import json_response
 from gateway.web.services import Services, services
 
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-# Whoever asks for readiness is answered within 100 ms.
+# Readiness is answered within 100 ms.
 PROBE_TIMEOUT_S = 0.08
 
 
