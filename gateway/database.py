@@ -131,10 +131,8 @@ class DatabaseCare:
         """
         await self._prepare()
         self.is_decided.set()
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._keep_snapshot())
-            if self.retention is not None:
-                tasks.create_task(_keep_pruned(self.settings, self.retention))
+        async with pruned_ledger(self.settings, self.retention):
+            await self._keep_snapshot()
 
     async def _prepare(self) -> None:
         while True:
@@ -189,6 +187,22 @@ class DatabaseCare:
             await write_snapshot(connection, self.snapshot, id_type, time.time())
         finally:
             connection.terminate()
+
+
+@asynccontextmanager
+async def pruned_ledger(
+    settings: DatabaseSettings, retention: timedelta | None
+) -> AsyncIterator[None]:
+    """The ledger's old rows are deleted every hour, as long as this runs; None keeps them."""
+    if retention is None:
+        yield
+        return
+    pruning = asyncio.create_task(_keep_pruned(settings, retention))
+    try:
+        yield
+    finally:
+        pruning.cancel()
+        await asyncio.wait({pruning})
 
 
 async def _keep_pruned(settings: DatabaseSettings, retention: timedelta) -> None:
