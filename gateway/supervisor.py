@@ -22,7 +22,8 @@ from typing import Any, TypeVar
 import structlog
 
 from gateway.config import BACKLOG, Config
-from gateway.database import DatabaseCare, StartError, data_dir_of, locate_database
+from gateway.database import StartError, data_dir_of, locate_database
+from gateway.database_care import DatabaseCare
 from gateway.storage.address_snapshot import snapshot_name
 from gateway.storage.database import DatabaseSettings
 from gateway.web.metrics_folder import ensure_folder
