@@ -11,8 +11,9 @@ from pathlib import Path
 import asyncpg
 
 from gateway.core.periods import LEGACY_PERIOD
-from gateway.storage.database import Connection, DatabaseSettings, connect
+from gateway.storage.database import Connection, DatabaseSettings
 from gateway.storage.queries import sql_folder
+from gateway.storage.session import LOOK_TIMEOUT_S, session
 
 # Any number will do, so long as it stays the same and nobody else's: "a2a budget" in ASCII.
 _LOCK = 0x613261_627564
@@ -31,6 +32,10 @@ CREATE TABLE IF NOT EXISTS gateway_migrations (
 
 class MigrationError(Exception):
     """The database's schema and this code do not go together; one sentence says why."""
+
+
+class SchemaLocked(MigrationError):
+    """Another process changes the schema, or uses what has to change: a later try may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,39 +66,42 @@ def _read(path: Path) -> Migration:
     return Migration(int(number), name, path.read_text(encoding="utf-8"))
 
 
-async def migrate(settings: DatabaseSettings) -> list[Migration]:
+async def migrate(settings: DatabaseSettings, timeout_s: float | None = None) -> list[Migration]:
     """Apply what is missing, each file in a transaction; returns what was applied.
 
-    Raises MigrationError for a schema that is newer than this code or a file that was edited.
+    Nothing is locked or changed where nothing is missing. Raises MigrationError for a schema that
+    is newer than this code or a file that was edited, SchemaLocked, and TimeoutError once that took
+    `timeout_s`; files that were applied until then stay.
     """
-    connection = await connect(settings)
+    if not await pending_migrations(settings):
+        return []
     try:
-        # On the session, not the transaction: it is held from file to file.
-        await connection.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
-        await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
-        await connection.execute(_CREATE_JOURNAL)
-        missing = await _missing(connection)
-        for migration in missing:
-            await _apply(connection, migration)
-        return missing
+        async with session(settings, timeout_s) as connection:
+            return await _migrate(connection)
     except asyncpg.LockNotAvailableError as error:
-        raise MigrationError(
+        raise SchemaLocked(
             f"Another process has held the schema's lock for {LOCK_TIMEOUT_MS // 1000} s: is a "
             "migration still running?"
         ) from error
-    finally:
-        await connection.close(timeout=settings.connect_timeout_s)
 
 
 async def pending_migrations(settings: DatabaseSettings) -> list[Migration]:
     """What `migrate` would apply; changes nothing. Raises MigrationError like it."""
-    connection = await connect(settings)
-    try:
+    async with session(settings, LOOK_TIMEOUT_S) as connection:
         if await connection.fetchval("SELECT to_regclass('gateway_migrations') IS NULL"):
             return known_migrations()
         return await _missing(connection)
-    finally:
-        await connection.close(timeout=settings.connect_timeout_s)
+
+
+async def _migrate(connection: Connection) -> list[Migration]:
+    # On the session, not the transaction: it is held from file to file.
+    await connection.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
+    await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
+    await connection.execute(_CREATE_JOURNAL)
+    missing = await _missing(connection)
+    for migration in missing:
+        await _apply(connection, migration)
+    return missing
 
 
 async def _missing(connection: Connection) -> list[Migration]:
@@ -114,14 +122,16 @@ async def _missing(connection: Connection) -> list[Migration]:
 
 
 async def _apply(connection: Connection, migration: Migration) -> None:
-    async with connection.transaction():
-        await connection.execute(
-            "SELECT set_config('gateway.legacy_period', $1, true)", LEGACY_PERIOD.name
-        )
-        await connection.execute(migration.sql)
-        await connection.execute(
-            "INSERT INTO gateway_migrations (number, name, sha256) VALUES ($1, $2, $3)",
-            migration.number,
-            migration.name,
-            migration.sha256,
-        )
+    transaction = connection.transaction()
+    await transaction.start()
+    await connection.execute(
+        "SELECT set_config('gateway.legacy_period', $1, true)", LEGACY_PERIOD.name
+    )
+    await connection.execute(migration.sql)
+    await connection.execute(
+        "INSERT INTO gateway_migrations (number, name, sha256) VALUES ($1, $2, $3)",
+        migration.number,
+        migration.name,
+        migration.sha256,
+    )
+    await transaction.commit()

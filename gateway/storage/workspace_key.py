@@ -4,8 +4,9 @@ import re
 from dataclasses import dataclass
 
 from gateway.core.errors import BadRequest, StorageUnavailable, UnknownWorkspace
-from gateway.storage.database import Connection, DatabaseSettings, connect
+from gateway.storage.database import Connection, DatabaseSettings
 from gateway.storage.queries import query
+from gateway.storage.session import LOOK_TIMEOUT_S, session
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
@@ -49,8 +50,5 @@ class WorkspaceKeys:
 
 async def read_workspace_keys(settings: DatabaseSettings) -> WorkspaceKeys:
     """How the migrated database names workspaces."""
-    connection = await connect(settings)
-    try:
+    async with session(settings, LOOK_TIMEOUT_S) as connection:
         return WorkspaceKeys(await connection.fetchval(query("workspace_id_type")))
-    finally:
-        await connection.close(timeout=settings.connect_timeout_s)

@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 import asyncpg
@@ -9,17 +11,21 @@ import pytest
 import pytest_asyncio
 
 from gateway.core.periods import LEGACY_PERIOD
-from gateway.storage.database import DatabaseSettings, connect, require_statements
+from gateway.storage import migrations as migrations_module
+from gateway.storage.database import Connection, DatabaseSettings, connect, require_statements
 from gateway.storage.migrations import (
     MigrationError,
+    SchemaLocked,
     known_migrations,
     migrate,
     pending_migrations,
 )
 from gateway.storage.workspace_key import read_workspace_keys
 from tests.conftest import CreateDatabase
+from tests.running import until
 from tests.storage.command import run_command
 from tests.storage.platform import BLOCKED, IDLE, PLATFORMS, REMOVED, UNLIMITED, Platform
+from tests.storage.wire import open_wire
 
 LEGACY = LEGACY_PERIOD.name
 PLATFORM_TABLES = ("users", "workspaces", "workspace_memories")
@@ -176,6 +182,61 @@ async def test_schema_that_does_not_fit_is_refused_in_a_sentence(
         assert re.fullmatch(sentence, str(raised.value))
     status, _, errors = await run_command(dsn, "serve")
     assert (status, errors) == (1, f"gateway: {raised.value}\n")
+
+
+LOCK_SCHEMA = f"SELECT pg_advisory_xact_lock({migrations_module._LOCK})"
+LOCK_WORKSPACES = "LOCK TABLE workspaces IN ACCESS EXCLUSIVE MODE"
+IS_WAITING = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"
+
+
+@asynccontextmanager
+async def locked(settings: DatabaseSettings, statement: str) -> AsyncIterator[Connection]:
+    """Another process's connection, in a transaction that holds a lock."""
+    connection = await connect(settings)
+    async with connection.transaction():
+        await connection.execute(statement)
+        yield connection
+    await connection.close()
+
+
+@pytest.mark.parametrize(
+    "lock",
+    [LOCK_SCHEMA, LOCK_WORKSPACES],
+    ids=["before the first file", "within a file's transaction"],
+)
+async def test_migration_that_is_cancelled_ends_at_once_though_the_database_is_silent(
+    old: DatabaseSettings, lock: str
+) -> None:
+    async with open_wire(old.dsn) as wire, locked(old, lock) as other:
+        migrating = asyncio.create_task(migrate(DatabaseSettings(wire.dsn, connect_timeout_s=0.5)))
+        await until(lambda: other.fetchval(IS_WAITING))
+        wire.silence()
+        migrating.cancel()
+        # Else the deadline of the connection's end would take the place of the cancellation.
+        with pytest.raises(asyncio.CancelledError):
+            await migrating
+
+
+async def test_schema_that_is_up_to_date_waits_for_no_lock(dsn: str) -> None:
+    settings = DatabaseSettings(dsn)
+    async with locked(settings, LOCK_SCHEMA):
+        assert await migrate(settings) == []
+
+
+async def test_migration_behind_a_lock_can_be_told_from_a_schema_that_does_not_fit(
+    empty: DatabaseSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrations_module, "LOCK_TIMEOUT_MS", 100)
+    async with locked(empty, LOCK_SCHEMA):
+        with pytest.raises(SchemaLocked):
+            await migrate(empty)
+    assert await migrate(empty) == known_migrations()
+
+
+async def test_migration_ends_at_its_deadline(empty: DatabaseSettings) -> None:
+    async with locked(empty, LOCK_SCHEMA):
+        with pytest.raises(TimeoutError, match=r"did not answer within 0\.2 s"):
+            await migrate(empty, timeout_s=0.2)
 
 
 async def test_asking_what_is_pending_changes_nothing(old: DatabaseSettings) -> None:
