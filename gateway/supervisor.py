@@ -3,8 +3,8 @@
 The supervisor serves nothing itself. It starts the embedded database if there is no other, opens
 the socket, and keeps the workers running. A configured database is migrated first if it answers;
 if it is away the workers serve without it, by a snapshot of agents' addresses, and it is migrated
-once it is back. SIGHUP replaces them one by one,
-with the configuration as it is then; address, database and number of workers stay.
+once it is back. SIGHUP replaces them one by one, with the configuration as it is then; address,
+database and number of workers stay.
 """
 
 import asyncio
@@ -32,6 +32,10 @@ from gateway.workers import Workers
 
 log = structlog.get_logger()
 
+# How often the care for the database is cancelled, and how long each time it may take to end.
+CANCELS_MAX = 3
+CANCEL_TIMEOUT_S = 1.0
+
 Part = TypeVar("Part")
 OnReady = Callable[[str], None]
 
@@ -58,7 +62,10 @@ async def supervise(
             return
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-")))
         care = DatabaseCare(
-            settings, config.database.ledger_retention, snapshot_path(config, settings, folder)
+            settings,
+            config.database.ledger_retention,
+            snapshot_path(config, settings, folder),
+            config.database.startup_timeout_s,
         )
         async with _cared_for(care, stop):
             await _either(care.is_decided, stop)
@@ -90,10 +97,19 @@ async def _cared_for(care: DatabaseCare, stop: asyncio.Event) -> AsyncIterator[N
     try:
         yield
     finally:
-        caring.cancel()
-        await asyncio.wait({caring})
-    if not caring.cancelled():
+        await _end(caring)
+    if caring.done() and not caring.cancelled():
         await caring
+
+
+async def _end(caring: asyncio.Task[None]) -> None:
+    """Cancel it, and wait a while: a driver may wait for a silent server, and so swallow that."""
+    for _ in range(CANCELS_MAX):
+        caring.cancel()
+        await asyncio.wait({caring}, timeout=CANCEL_TIMEOUT_S)
+        if caring.done():
+            return
+    log.error("database_care_hangs")
 
 
 def snapshot_path(config: Config, settings: DatabaseSettings, folder: Path) -> Path:

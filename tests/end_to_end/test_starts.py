@@ -14,9 +14,11 @@ import asyncpg
 import pytest
 
 from gateway.storage.embedded import EmbeddedPostgres
+from gateway.storage.migrations import _LOCK
 from tests.end_to_end.serving import Serving, register, serving
 from tests.running import Agent, until
 from tests.storage.servers import bring_back, kill, signal_all
+from tests.storage.wire import open_wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,3 +230,22 @@ async def test_signal_ends_a_gateway_whose_database_is_away(tmp_path: Path) -> N
     dsn = f"postgresql://x@/x?host={tmp_path}"
     async with serving(tmp_path, GATEWAY_DATABASE__DSN=dsn) as gateway:
         assert await gateway.stop() == 0
+
+
+async def test_signal_ends_a_gateway_whose_database_went_silent_in_its_migration(
+    place: Place,
+) -> None:
+    other = await asyncpg.connect(place.server.dsn)
+    await other.execute(f"SELECT pg_advisory_lock({_LOCK})")
+    async with open_wire(place.server.dsn) as wire:
+        variables = {
+            "GATEWAY_DATABASE__DSN": wire.dsn,
+            "GATEWAY_DATABASE__STARTUP_TIMEOUT_S": "1",
+        }
+        # It serves although it is not migrated, because it knows nothing and waited for long.
+        async with serving(place.data_dir, **variables) as gateway:
+            waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"
+            await until(lambda: other.fetchval(waiting))
+            wire.silence()
+            assert await gateway.stop() == 0
+    await other.close()
