@@ -12,7 +12,7 @@ import asyncpg
 import structlog
 
 from gateway.database import StartError, pruned_ledger
-from gateway.storage.address_snapshot import read_id_type, write_snapshot
+from gateway.storage.address_snapshot import read_head, write_snapshot
 from gateway.storage.database import (
     CONTENTION_ERRORS,
     DRIVER_ERRORS,
@@ -74,7 +74,8 @@ class DatabaseCare:
     _reported: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
-        self.keys = WorkspaceKeys(read_id_type(self.snapshot))
+        head = read_head(self.snapshot)
+        self.keys = WorkspaceKeys(None if head is None else head.id_type)
 
     async def run(self) -> None:
         """Prepare the database and care for it until cancelled.

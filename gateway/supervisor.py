@@ -24,8 +24,8 @@ import structlog
 from gateway.config import BACKLOG, Config
 from gateway.database import StartError, data_dir_of, locate_database
 from gateway.database_care import DatabaseCare
-from gateway.storage.address_snapshot import snapshot_name
 from gateway.storage.database import DatabaseSettings
+from gateway.storage.snapshot_name import snapshot_name
 from gateway.web.metrics_folder import ensure_folder
 from gateway.worker_process import WorkerCommand
 from gateway.workers import Workers
@@ -113,17 +113,19 @@ async def _end(caring: asyncio.Task[None]) -> None:
 
 
 def snapshot_path(config: Config, settings: DatabaseSettings, folder: Path) -> Path:
-    """Where the addresses of agents are kept; only as long as this runs, where it must be so."""
-    data_dir, is_embedded = data_dir_of(config), config.database.dsn is None
+    """Where the addresses of agents are kept: in `folder`, as long as this runs, if it must be."""
+    is_embedded = config.database.dsn is None
+    name = "addresses.jsonl" if is_embedded else snapshot_name(settings.dsn, os.environ)
     try:
+        data_dir = data_dir_of(config)
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
+        if not os.access(data_dir, os.W_OK | os.X_OK):
+            raise PermissionError(f"{data_dir} cannot be written")
+    # A user without a home has no folder for data; which error that is, differs.
+    except (OSError, RuntimeError) as error:
         log.warning("snapshot_not_kept", reason=str(error))
-        data_dir = folder
-    if not os.access(data_dir, os.W_OK | os.X_OK):
-        log.warning("snapshot_not_kept", reason=f"{data_dir} cannot be written")
-        data_dir = folder
-    return data_dir / ("addresses.jsonl" if is_embedded else snapshot_name(settings.dsn))
+        return folder / name
+    return data_dir / name
 
 
 async def _unless_stopped(stop: asyncio.Event, start: Coroutine[Any, Any, Part]) -> Part | None:

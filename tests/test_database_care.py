@@ -219,4 +219,4 @@ async def test_dsn_that_cannot_be_read_ends_a_start_and_no_gateway_that_serves(p
 async def test_first_snapshot_follows_the_preparation(dsn: str, path: Path) -> None:
     async with running(care_for(dsn, path)):
         await until(path.exists)
-    assert (await read_snapshot(path)).id_type == "text"
+    assert (await read_snapshot(path)).head.id_type == "text"

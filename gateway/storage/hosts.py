@@ -16,7 +16,7 @@ HEAD_START_S = 0.1
 
 # Scheme, authority, path, query, fragment (RFC 3986 appendix B). Not urlsplit: newer patch levels
 # of Python accept an IPv6 address only as the first host.
-_DSN = re.compile(r"([^:/?#]+://)([^/?#]*)([^?#]*)(?:\?([^#]*))?(.*)", re.DOTALL)
+DSN_PARTS = re.compile(r"([^:/?#]+://)([^/?#]*)([^?#]*)(?:\?([^#]*))?(.*)", re.DOTALL)
 
 
 class _Terminable(Protocol):
@@ -29,7 +29,7 @@ Attempt = Callable[[], Coroutine[Any, Any, Found]]
 
 def each_host(dsn: str) -> list[str]:
     """A DSN for each host that this one names, in its order."""
-    if (dsn_parts := _DSN.fullmatch(dsn.strip())) is None:
+    if (dsn_parts := DSN_PARTS.fullmatch(dsn.strip())) is None:
         return [dsn]
     scheme, authority, path, query, fragment = dsn_parts.groups(default="")
     login, at, netloc = authority.rpartition("@")
