@@ -1,11 +1,12 @@
 """The application: which parts there are and how they are put together."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
@@ -191,22 +192,42 @@ async def finish_calls(app: web.Application) -> None:
 
 
 async def open_services(app: web.Application, *, is_database_away: bool) -> AsyncIterator[None]:
-    """Connect to the database and open the client, for as long as the application runs."""
+    """Connect to the database and open the client, for as long as the application runs.
+
+    What was opened is closed again whatever a later step does, the last first.
+    """
     parts = app[SERVICES]
     addresses = parts.admissions.addresses
-    # The first worker of a gateway comes before its first snapshot.
-    with suppress(SnapshotError):
-        await addresses.load()
-    await parts.gate.open(is_away=is_database_away)
-    following = asyncio.create_task(addresses.follow())
-    async with (
-        parts.exposition.kept_current(),
-        parts.unchecked_calls.exchanged(),
-        parts.upstream,
-    ):
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(close_side_by_side, parts.connections.values())
+        stack.push_async_callback(parts.database_probe.finish)
+        stack.push_async_callback(parts.ledger.finish)
+        # The first worker of a gateway comes before its first snapshot.
+        with suppress(SnapshotError):
+            await addresses.load()
+        await parts.gate.open(is_away=is_database_away)
+        await stack.enter_async_context(running(addresses.follow()))
+        await stack.enter_async_context(parts.exposition.kept_current())
+        await stack.enter_async_context(parts.unchecked_calls.exchanged())
+        await stack.enter_async_context(parts.upstream)
         yield
-    following.cancel()
-    await parts.ledger.finish()
-    await parts.database_probe.finish()
-    for connections in parts.connections.values():
-        await connections.close()
+
+
+async def close_side_by_side(pools: Iterable[Connections | Gate]) -> None:
+    """Close them all at once: each may wait for what still runs on it."""
+    async with asyncio.TaskGroup() as closing:
+        for pool in pools:
+            closing.create_task(pool.close())
+
+
+@asynccontextmanager
+async def running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """The work in a task, until the end of this; raises what it failed with."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.result()
