@@ -18,7 +18,7 @@ import structlog
 from aiohttp import web
 
 from gateway.app import create_app
-from gateway.config import BACKLOG, Config, Server
+from gateway.config import BACKLOG, Config, Database
 from gateway.lifeline import Deadlines, WorkerEnd
 from gateway.storage.workspace_key import WorkspaceKeys
 from gateway.web.descriptors import DESCRIPTORS, Descriptors
@@ -33,8 +33,8 @@ SERVE_ON_S = 0.4
 # What is no call, such as an operator's request, has its own deadlines; it may take that long when
 # all calls ended, and that long again once it was cancelled.
 REQUESTS_END_S = 3.0
-# Beside its calls: for such requests, the last writes, and the end of connections to the database.
-CLOSE_S = 10.0
+# Beside what has a deadline of its own.
+CLOSE_MARGIN_S = 2.0
 # A loop that turns not for less than this is busy, and does not hang.
 SILENT_MIN_S = 5.0
 
@@ -59,7 +59,7 @@ async def work(
     log.info("worker_started", process_id=os.getpid())
     follow_signals(app[DRAIN], lifeline)
     gate = app[SERVICES].gate
-    lifeline.begin(deadlines_of(config.server), lambda: gate.is_open)
+    lifeline.begin(deadlines_of(config), lambda: gate.is_open)
     await app[DRAIN].begun.wait()
     app[SERVICES].is_draining = True
     await asyncio.sleep(config.server.drain_delay_s)
@@ -118,14 +118,22 @@ def spare_collections() -> None:
     gc.set_threshold(10_000, 20, 20)
 
 
-def deadlines_of(server: Server) -> Deadlines:
+def deadlines_of(config: Config) -> Deadlines:
     """When the supervisor should take this process for one that hangs."""
-    close_s = server.drain_delay_s + SERVE_ON_S + CLOSE_S
+    server = config.server
+    close_s = server.drain_delay_s + SERVE_ON_S + close_timeout_s(config.database)
     return Deadlines(
         silent_s=max(server.drain_timeout_s, SILENT_MIN_S),
         stop_s=close_s + server.drain_timeout_s,
         retire_s=close_s + server.reload_drain_timeout_s,
     )
+
+
+def close_timeout_s(database: Database) -> float:
+    """How long the end may take beside calls: other requests, the last writes, connections."""
+    # A group of heartbeats, and those of them that are written again one by one.
+    writes_s = 2 * database.query_timeout_ms / 1000
+    return 2 * REQUESTS_END_S + writes_s + database.connect_timeout_ms / 1000 + CLOSE_MARGIN_S
 
 
 def follow_signals(drain: Drain, lifeline: WorkerEnd) -> None:
