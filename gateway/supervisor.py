@@ -157,8 +157,14 @@ def _follow_signals(replace: asyncio.Event) -> asyncio.Event:
 
 
 async def _run(workers: Workers, replace: asyncio.Event, on_ready: OnReady) -> None:
+    """Keep the workers running until the gateway is to stop; raises what either task failed with.
+
+    A mistake of ours there ends the gateway at once: nobody would start workers any more.
+    """
     running = asyncio.create_task(workers.run())
     replacing = asyncio.create_task(_replace(workers, replace))
+    for task in (running, replacing):
+        task.add_done_callback(lambda _: workers.stop.set())
     await _either(workers.is_serving, workers.stop)
     on_ready(url_of(workers.command.listener))
     await workers.stop.wait()
@@ -168,6 +174,8 @@ async def _run(workers: Workers, replace: asyncio.Event, on_ready: OnReady) -> N
     # Only the workers have it now: when they stop accepting, callers are refused at once.
     workers.command.listener.close()
     await running
+    if not replacing.cancelled():
+        await replacing
 
 
 async def _replace(workers: Workers, replace: asyncio.Event) -> None:

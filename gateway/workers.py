@@ -71,10 +71,15 @@ class Workers:
         """Keep the workers running; when told to stop, end them and wait for their ends."""
         self._slots = [_Slot() for _ in range(self.count)]
         keepers = [asyncio.create_task(self._keep(slot)) for slot in self._slots]
+        for keeper in keepers:
+            # One that fails would else be seen only at the end.
+            keeper.add_done_callback(lambda _: self.stop.set())
         await self.stop.wait()
         self.terminate()
-        await asyncio.gather(*keepers)
-        await asyncio.gather(*self._lives.values())
+        try:
+            await asyncio.gather(*keepers)
+        finally:
+            await asyncio.gather(*self._lives.values())
 
     async def replace(self) -> None:
         """Put a new process in every worker's place, one after another; no call is lost.
