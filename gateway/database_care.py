@@ -70,6 +70,8 @@ class DatabaseCare:
     keys: WorkspaceKeys = field(init=False)
     # Set once workers can start: the database is prepared, or they serve without it.
     is_decided: asyncio.Event = field(default_factory=asyncio.Event)
+    # Whether the last attempt to reach the database found it away.
+    is_away: bool = False
     # The last line about why the database is not prepared: its event and cause.
     _reported: tuple[str, str] | None = None
 
@@ -118,6 +120,7 @@ class DatabaseCare:
             except (*DRIVER_ERRORS, ValueError, SchemaLocked) as error:
                 self._note(error)
             else:
+                self.is_away = False
                 break
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, RETRY_DELAY_MAX_S)
@@ -142,6 +145,7 @@ class DatabaseCare:
         elif isinstance(error, asyncpg.PostgresError) and not is_outage(error):
             raise error
         else:
+            self.is_away = True
             self._decide("database_away", _cause(error))
 
     def _decide(self, event: str, cause: str) -> None:

@@ -77,6 +77,7 @@ async def supervise(
                 *(config_file, settings, care.keys, listener, str(metrics), care.snapshot),
                 log_format=config.log.format,
                 on_ended=partial(_merge_metrics, metrics),
+                is_database_away=lambda: care.is_away,
             )
             workers = Workers(command, config.server.workers, stop)
             await _run(workers, replace, on_ready or _log_address)

@@ -52,6 +52,8 @@ class WorkerCommand:
     # For the one line of a worker that cannot read its configuration.
     log_format: str | None = None
     on_ended: Callable[[int], None] = _nothing
+    # Whether the supervisor knows that the database is away; asked before a worker has said so.
+    is_database_away: Callable[[], bool] = bool
 
     async def start(self, *, is_database_away: bool = False) -> "Worker":
         """Start a worker. Raises OSError where there is no memory or no process for it.

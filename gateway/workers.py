@@ -163,7 +163,8 @@ class Workers:
         """What workers said last of the database; those that ended only if no other did."""
         said = [each.is_database_away for each in self._lives]
         known = [each for each in said if each is not None]
-        return any(known) if known else self._was_database_away
+        was_away = self._was_database_away or self.command.is_database_away()
+        return any(known) if known else was_away
 
     async def _see_through(self, worker: Worker) -> None:
         """Watch a worker until it ended, and clear up after it."""
