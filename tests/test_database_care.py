@@ -63,7 +63,7 @@ async def test_first_start_waits_for_a_migration_until_its_deadline_and_goes_on_
     create_database: CreateDatabase, path: Path
 ) -> None:
     dsn = await create_database("template0")
-    care = care_for(dsn, path, startup_timeout_s=1)
+    care = care_for(dsn, path, startup_timeout_s=3)
     with capture_logs() as lines:
         async with running(care):
             async with locked(dsn, LOCK_SCHEMA) as other:
