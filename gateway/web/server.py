@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import structlog
 from aiohttp import hdrs, web
-from aiohttp.http import HttpVersion11, RawRequestMessage
+from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import ERROR, RequestHandler, _ErrInfo
@@ -23,17 +23,17 @@ from gateway.core.errors import (
     Unavailable,
     VersionNotSupported,
 )
-from gateway.core.framing import check_head
 from gateway.web.call_answer import CallAnswer
 from gateway.web.calls_under_way import break_off
 from gateway.web.descriptors import DESCRIPTORS, Descriptors
-from gateway.web.dispatch import PLAIN_CALL, calls_first
+from gateway.web.dispatch import calls_first
 from gateway.web.lingering import hang_up
-from gateway.web.overload import Sender, shed_error
+from gateway.web.overload import Sender
 from gateway.web.problems import problem, problem_bytes
 from gateway.web.request_gate import gated
 from gateway.web.request_scheduler import Waiting
 from gateway.web.services import SERVICES, Services
+from gateway.web.shedding import SHED, SHED_AND_CLOSED, is_plain_call
 
 log = structlog.get_logger()
 
@@ -47,15 +47,10 @@ HEAD_BYTES_MAX = 64 * 1024
 # How long a caller may take to read an answer of ours.
 ANSWER_TIMEOUT_S = 30.0
 
-# Of calls whose 503 is the same for all; one to HEAD has no body, for one.
-PLAIN_METHODS = frozenset({"GET", "POST"})
-
 # How much of a request that waits for its start is read at most, and what is read at once.
 WAITING_BYTES_MAX = 64 * 1024
 
 OVERLOADED = problem_bytes(Unavailable("The gateway has too many connections.", retry_after_s=1))
-SHED = problem_bytes(shed_error(), is_last=False)
-SHED_AND_CLOSED = problem_bytes(shed_error())
 
 # What llhttp says about HTTP/1.2 or HTTP/3.0, and about the preface of HTTP/2.
 _VERSION_REFUSED = ("Bad status line:\n  Invalid HTTP version:", "Pause on PRI/Upgrade:")
@@ -189,7 +184,7 @@ class _Protocol(RequestHandler):
         super().data_received(data)
         self._waiter = waiter
         is_idle = waiter is not None and not waiter.done()
-        if is_idle and len(self._messages) == 1 and _is_plain_call(*self._messages[0]):
+        if is_idle and len(self._messages) == 1 and is_plain_call(*self._messages[0]):
             self._write_shed(cast("RawRequestMessage", self._messages.popleft()[0]))
             return
         if is_idle and self._messages:
@@ -336,19 +331,6 @@ class _Protocol(RequestHandler):
         """End the connection so that the answer can be read."""
         if self.transport is not None and not self.transport.is_closing():
             await hang_up(self.transport, self)
-
-
-def _is_plain_call(message: RawRequestMessage | _ErrInfo, payload: StreamReader) -> bool:
-    """Whether nothing about the call is in doubt, and all of it is here."""
-    if isinstance(message, _ErrInfo) or not payload.is_eof() or message.chunked or message.upgrade:
-        return False
-    if message.method not in PLAIN_METHODS or message.version != HttpVersion11:
-        return False
-    try:
-        check_head(message.version, message.raw_headers)
-    except GatewayError:
-        return False
-    return PLAIN_CALL.match(message.path) is not None
 
 
 def _unreadable(cause: BaseException | None) -> GatewayError:
