@@ -76,7 +76,7 @@ class Runner(web.AppRunner):
         # aiohttp has no option for the class of its protocol.
         server.__class__ = _Server
         server.connections_max = self._connections_max
-        server.descriptors = self.app[DESCRIPTORS]
+        server.descriptors = cast("Descriptors", self.app.get(DESCRIPTORS))
         server.services = cast("Services", self.app.get(SERVICES))
         server.request_handler = cast("Any", calls_first(self.app, server.request_handler))
         server.request_factory = gated(server.request_factory)
