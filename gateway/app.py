@@ -36,6 +36,7 @@ from gateway.web.heartbeats import HEARTBEAT_FAILURES
 from gateway.web.loop_lag import LoopLag
 from gateway.web.metrics import Metrics
 from gateway.web.metrics_folder import shared_folder
+from gateway.web.overload import Overload
 from gateway.web.page import assets, overview, sign_in, workspace_page
 from gateway.web.page.frame import SIGN_IN
 from gateway.web.page.live import Live
@@ -129,6 +130,7 @@ def create_services(
     metrics = Metrics(shared_folder())
     registry = Registry(operators, keys, timeout_s)
     admissions = Admissions(gate, metrics, Addresses(snapshot), config.budget.on_outage == "known")
+    calls = CallsUnderWay(config.proxy.calls_max, config.proxy.calls_per_workspace_max)
     gauges = ProcessGauges(metrics, gate, connections, LoopLag(), lines_lost_count)
     admins = [
         Operator(name, token_sha256(token.get_secret_value()))
@@ -144,7 +146,8 @@ def create_services(
         registry,
         Access(admins, Tokens(operators, keys, timeout_s), config.server.public_host),
         admissions,
-        CallsUnderWay(config.proxy.calls_max, config.proxy.calls_per_workspace_max),
+        calls,
+        Overload(admissions, calls, metrics),
         Upstream(upstream_settings(config), descriptors),
         connections,
         Exposition(metrics, gauges, registry),

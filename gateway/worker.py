@@ -28,6 +28,7 @@ from gateway.web.services import SERVICES
 
 log = structlog.get_logger()
 
+ACCEPTED_PER_TURN = 8
 # How long a caller with a connection may still send a call on it after the last was accepted.
 SERVE_ON_S = 0.4
 # What is no call, such as an operator's request, has its own deadlines; it may take that long when
@@ -52,9 +53,7 @@ async def work(
     asyncio.get_running_loop().set_exception_handler(partial(log_loop_error, app[DESCRIPTORS]))
     runner = create_runner(app, config)
     await runner.setup()
-    # It listens anew, and would let 128 wait by default.
-    site = web.SockSite(runner, listener, backlog=BACKLOG)
-    await site.start()
+    sites = await accept_on(runner, listener)
     spare_collections()
     log.info("worker_started", process_id=os.getpid())
     follow_signals(app[DRAIN], lifeline)
@@ -64,11 +63,26 @@ async def work(
     app[SERVICES].is_draining = True
     await asyncio.sleep(config.server.drain_delay_s)
     waiting = accept_waiting(listener)
-    await site.stop()
+    for site in sites:
+        await site.stop()
     await serve_accepted(runner, waiting)
     await asyncio.sleep(SERVE_ON_S)
     await runner.cleanup()
     log.info("worker_stopped", process_id=os.getpid())
+
+
+async def accept_on(runner: web.AppRunner, listener: socket.socket) -> list[web.BaseSite]:
+    """Accept connections from the listener, several in a turn of the event loop.
+
+    uvloop accepts one from each socket in a turn, which is why the listener is there several times.
+    Where turns are long and many callers connect, the others would wait for seconds.
+    """
+    listeners = [listener, *(listener.dup() for _ in range(ACCEPTED_PER_TURN - 1))]
+    # They listen anew, and would let 128 wait by default.
+    sites = [web.SockSite(runner, each, backlog=BACKLOG) for each in listeners]
+    for site in sites:
+        await site.start()
+    return list(sites)
 
 
 def accept_waiting(listener: socket.socket) -> list[socket.socket]:

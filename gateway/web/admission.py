@@ -75,6 +75,8 @@ class Admissions:
     addresses: Addresses = field(default_factory=Addresses)
     keeps_known: bool = False
     skipped: SkippedChecks = field(default_factory=SkippedChecks)
+    # How many calls wait for their check.
+    checking: int = 0
     _verdicts: LastVerdicts = field(default_factory=LastVerdicts)
     _reported_damage: set[str] = field(default_factory=set)
     _breaker_opened_at: float = 0
@@ -94,6 +96,7 @@ class Admissions:
         Raises UnknownWorkspace, and UnknownAgent while the database is away.
         """
         started = time.perf_counter()
+        self.checking += 1
         try:
             found = await self.gate.ask(workspace_id)
         except StorageUnavailable as error:
@@ -102,6 +105,7 @@ class Admissions:
             self.forget(workspace_id)
             raise
         finally:
+            self.checking -= 1
             self.metrics.check_seconds.observe(time.perf_counter() - started)
         self.skipped.is_over = True
         return Admission(workspace_id, found.agent_url, found.budget)
@@ -117,6 +121,14 @@ class Admissions:
     def remember(self, workspace_id: str, agent_url: str) -> None:
         """Keep where a registered agent is."""
         self.addresses.learn(self.gate.keys.new(workspace_id), agent_url)
+
+    def knows(self, workspace_id: str) -> bool:
+        """Whether this process has seen an agent register as this workspace."""
+        try:
+            key = self.gate.keys.existing(workspace_id)
+        except (UnknownWorkspace, StorageUnavailable):
+            return False
+        return self.addresses.url(key) is not None
 
     def forget(self, workspace_id: str) -> None:
         """There is no such workspace any more."""

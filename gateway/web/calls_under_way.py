@@ -58,16 +58,22 @@ class CallsUnderWay:
 
     async def finish(self, time_is_up: asyncio.Event) -> None:
         """Let every call end by itself; break off those in flight when the time is up."""
+        await self._none_left_or(time_is_up)
+        # One that was parsed when the worker stopped may have begun only now.
+        while self._calls and not time_is_up.is_set():
+            await self._none_left_or(time_is_up)
+        if self._calls:
+            log.warning("calls_broken_off", count=len(self._calls))
+            for request in self._calls.values():
+                break_off(request)
+
+    async def _none_left_or(self, time_is_up: asyncio.Event) -> None:
         waits = {asyncio.create_task(self._none_left()), asyncio.create_task(time_is_up.wait())}
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
-        if self._calls:
-            log.warning("calls_broken_off", count=len(self._calls))
-            for request in self._calls.values():
-                break_off(request)
 
     async def _none_left(self) -> None:
         self._all_ended = asyncio.Event()

@@ -12,8 +12,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from aiohttp.web_urldispatcher import UrlMappingMatchInfo
 
-# The paths of calls that stand for themselves; the router may read others in its own way.
-_CALL = re.compile(r"/workspaces/[A-Za-z0-9._~-]+/a2a(?=[/?]|\Z)", re.ASCII)
+# The targets of calls that stand for themselves; the router may read others in its own way.
+PLAIN_CALL = re.compile(r"/workspaces/[A-Za-z0-9._~-]+/a2a(?=[/?]|\Z)", re.ASCII)
 
 # The name of the route whose handler takes calls.
 CALL_ROUTE = "call"
@@ -33,7 +33,7 @@ def calls_first(app: web.Application, handle: Handle) -> Handle:
         answer = partial(middleware, handler=answer)
 
     def dispatch(request: web.Request) -> Awaitable[web.StreamResponse]:
-        if not _CALL.match(request.raw_path):
+        if not PLAIN_CALL.match(request.raw_path):
             return handle(request)
         request._match_info = match  # what the router would have set
         return answer(request)

@@ -75,6 +75,9 @@ class Metrics:
         self.calls = self._counter(
             "gateway_calls", "Calls to agents by outcome and status class.", "outcome", "status"
         )
+        self.calls_shed = self._counter(
+            "gateway_calls_shed", "Calls answered 503 because the worker could not keep up."
+        )
         self.refusals = self._counter(
             "gateway_refusals", "Refused calls by the period that was exceeded.", "period"
         )
@@ -131,16 +134,24 @@ class Metrics:
             "state",
         )
         self._calls_ended: Tally[tuple[str, str]] = Tally()
+        self._shed_count = 0
         self._start_at_zero()
 
     def count_call(self, outcome: str, status_class: str) -> None:
         """Count a call that ended."""
         self._calls_ended[outcome, status_class] += 1
 
+    def count_shed(self) -> None:
+        """Count a call that was shed; it is one of the rejected calls, too."""
+        self.count_call(REJECTED, "5xx")
+        self._shed_count += 1
+
     def flush(self) -> None:
         """Make visible to all workers what was counted here."""
         if self._files is not None and self._files.renew(lambda: self.damaged_limits.inc(0)):
             log.warning("metrics_folder_renewed", folder=str(self.folder))
+        self.calls_shed.inc(self._shed_count)
+        self._shed_count = 0
         while self._calls_ended:
             labels, count = self._calls_ended.popitem()
             self.calls.labels(*labels).inc(count)

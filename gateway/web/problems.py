@@ -21,10 +21,14 @@ def problem(error: GatewayError) -> web.Response:
     return _document(error.status, error.title, error.detail, error.headers)
 
 
-def problem_bytes(error: GatewayError) -> bytes:
-    """The whole answer for one of our errors as it is sent, for where there is no request yet."""
+def problem_bytes(error: GatewayError, *, is_last: bool = True) -> bytes:
+    """The whole answer for one of our errors as it is sent, for where there is no request.
+
+    `is_last` ends the connection.
+    """
     answer = problem(error)
-    end_connection(answer)
+    if is_last:
+        end_connection(answer)
     head = [f"HTTP/1.1 {error.status} {error.title}", f"Content-Length: {answer.content_length}"]
     head += [f"{name}: {value}" for name, value in answer.headers.items()]
     return "\r\n".join([*head, "", answer.text or ""]).encode()

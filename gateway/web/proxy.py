@@ -63,8 +63,9 @@ class Trace:
 
 async def proxy_call(request: web.Request) -> web.StreamResponse:
     """Answer a call, and count and log what became of it."""
-    trace = Trace(time.perf_counter())
     parts = services(request)
+    parts.overload.require_start(request)
+    trace = Trace(time.perf_counter())
     try:
         answer = await _answer(request, parts, trace)
         trace.status = answer.status

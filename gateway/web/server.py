@@ -28,8 +28,12 @@ from gateway.web.calls_under_way import break_off
 from gateway.web.descriptors import DESCRIPTORS, Descriptors
 from gateway.web.dispatch import calls_first
 from gateway.web.lingering import hang_up
+from gateway.web.overload import Sender
 from gateway.web.problems import problem, problem_bytes
 from gateway.web.request_gate import gated
+from gateway.web.request_scheduler import Waiting
+from gateway.web.services import SERVICES, Services
+from gateway.web.shedding import SHED, SHED_AND_CLOSED, is_plain_call
 
 log = structlog.get_logger()
 
@@ -42,6 +46,9 @@ HEAD_BYTES_MAX = 64 * 1024
 
 # How long a caller may take to read an answer of ours.
 ANSWER_TIMEOUT_S = 30.0
+
+# How much of a request that waits for its start is read at most, and what is read at once.
+WAITING_BYTES_MAX = 64 * 1024
 
 OVERLOADED = problem_bytes(Unavailable("The gateway has too many connections.", retry_after_s=1))
 
@@ -69,7 +76,8 @@ class Runner(web.AppRunner):
         # aiohttp has no option for the class of its protocol.
         server.__class__ = _Server
         server.connections_max = self._connections_max
-        server.descriptors = self.app[DESCRIPTORS]
+        server.descriptors = cast("Descriptors", self.app.get(DESCRIPTORS))
+        server.services = cast("Services", self.app.get(SERVICES))
         server.request_handler = cast("Any", calls_first(self.app, server.request_handler))
         server.request_factory = gated(server.request_factory)
         # A misspelt option fails here; at the first connection it would be too late.
@@ -80,6 +88,7 @@ class Runner(web.AppRunner):
 class _Server(web.Server):
     connections_max: int
     descriptors: Descriptors
+    services: Services
 
     def __call__(self) -> RequestHandler:
         # aiohttp's own falls back to all defaults, without a limit or a deadline of ours.
@@ -102,10 +111,23 @@ def _refuse(handler: RequestHandler, transport: asyncio.Transport) -> None:
 
 
 class _Protocol(RequestHandler):
-    __slots__ = ("_head_bytes", "_head_deadline", "_header_timeout_s", "_last_payload")
+    __slots__ = (
+        "_head_bytes",
+        "_head_deadline",
+        "_header_timeout_s",
+        "_is_started",
+        "_last_payload",
+        "_overload",
+        "_services",
+        "_waiting",
+    )
 
-    def __init__(self, manager: web.Server, *, header_timeout_s: float, **options: Any) -> None:
+    def __init__(self, manager: "_Server", *, header_timeout_s: float, **options: Any) -> None:
         super().__init__(manager, **options)
+        self._services = manager.services
+        self._overload = manager.services.overload
+        self._waiting: Waiting[Sender] | None = None
+        self._is_started = False
         self._header_timeout_s = header_timeout_s
         self._head_deadline: asyncio.TimerHandle | None = None
         self._head_bytes = 0
@@ -115,8 +137,98 @@ class _Protocol(RequestHandler):
         self._max_msg_queue_size -= 1
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came; a head must end in time, a body must not be read over its fault."""
+        """Parse what came; if it begins a request, as soon as the scheduler starts it."""
+        if self._waiting is not None:
+            self._wait_with(self._waiting, data)
+        elif not self._begins_request(data):
+            self._parse(data)
+        elif not (self._close or self._force_close):
+            self._waiting = self._overload.wait_to_start(self, data)
+            if self._waiting is None:
+                self._is_started = True
+                self._parse(data)
+            elif len(data) > WAITING_BYTES_MAX:
+                self._pause_transport_reading()
+
+    def _begins_request(self, data: bytes) -> bool:
+        """Whether this is neither of the present request nor of a head that has begun."""
+        return (
+            not self._request_in_progress
+            and self._head_deadline is None
+            and self._last_payload.is_eof()
+            and bool(data)
+        )
+
+    def _wait_with(self, waiting: Waiting[Sender], data: bytes) -> None:
+        waiting.data += data
+        if len(waiting.data) > WAITING_BYTES_MAX:
+            self._pause_transport_reading()
+
+    def start_request(self, request: Waiting[Sender]) -> None:
+        """Parse the bytes of a request that waited, and serve it."""
+        self._is_started = True
+        self._parse(self._end_wait(request))
+
+    def use_start(self) -> bool:
+        """Whether the scheduler started this request; true once for every start."""
+        is_started, self._is_started = self._is_started, False
+        return is_started
+
+    def shed_request(self, request: Waiting[Sender]) -> None:
+        """Answer a call that waited with 503, in the cheapest way if it is a plain one.
+
+        The parser reads it: nobody else can say for sure where it ends.
+        """
+        waiter, self._waiter = self._waiter, None
+        data = self._end_wait(request)
         super().data_received(data)
+        self._waiter = waiter
+        is_idle = waiter is not None and not waiter.done()
+        if is_idle and len(self._messages) == 1 and is_plain_call(*self._messages[0]):
+            self._write_shed(cast("RawRequestMessage", self._messages.popleft()[0]))
+            return
+        if is_idle and self._messages:
+            cast("asyncio.Future[None]", waiter).set_result(None)
+        self._follow_head(data)
+
+    def _write_shed(self, message: RawRequestMessage) -> None:
+        cast("Any", self._parser).message_consumed()
+        self._end_head()
+        self._overload.count_shed()
+        is_last = message.should_close or self._services.is_draining or self._paused
+        if self.transport is not None and not self._paused:
+            self.transport.write(SHED_AND_CLOSED if is_last else SHED)
+        if is_last:
+            self.force_close()
+        else:
+            self._restart_keepalive()
+
+    def _end_wait(self, request: Waiting[Sender]) -> bytes:
+        self._waiting = None
+        if len(request.data) > WAITING_BYTES_MAX:
+            self._resume_transport_reading()
+        return request.data
+
+    def _restart_keepalive(self) -> None:
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(
+                self._next_keepalive_close_time, self._process_keepalive
+            )
+
+    def _process_keepalive(self) -> None:
+        if self._waiting is None:
+            super()._process_keepalive()
+        else:
+            self._keepalive_handle = None
+            self._restart_keepalive()
+
+    def _parse(self, data: bytes) -> None:
+        super().data_received(data)
+        self._follow_head(data)
+
+    def _follow_head(self, data: bytes) -> None:
+        """A head must end in time, a body must not be read over its fault."""
         if self._messages:
             self._end_head()
             self._take_last(*self._messages[-1])
@@ -134,6 +246,10 @@ class _Protocol(RequestHandler):
 
     def close(self) -> None:
         """Take no further request. Called for every connection when the worker stops."""
+        if self._waiting is not None:
+            # It arrived before the end.
+            self._overload.forget(self._waiting)
+            self.start_request(self._waiting)
         # aiohttp would from now on throw away what comes of the body of the present one, too.
         if not self._request_in_progress or self._last_payload.is_eof():
             super().close()
@@ -141,6 +257,9 @@ class _Protocol(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection and what was to happen on it."""
         self._end_head()
+        if self._waiting is not None:
+            self._overload.forget(self._waiting)
+            self._waiting = None
         super().connection_lost(exc)
 
     def _take_last(self, message: RawRequestMessage | _ErrInfo, payload: StreamReader) -> None:

@@ -17,6 +17,7 @@ from gateway.web.admission import Admissions
 from gateway.web.calls_under_way import CallsUnderWay
 from gateway.web.exposition import Exposition
 from gateway.web.metrics import Metrics
+from gateway.web.overload import Overload
 from gateway.web.shared import Shared
 from gateway.web.unchecked_calls import UncheckedCalls
 
@@ -38,6 +39,7 @@ class Services:
     access: Access
     admissions: Admissions
     calls_under_way: CallsUnderWay
+    overload: Overload
     upstream: "Upstream"
     # By the name of what they serve.
     connections: dict[str, Connections | Gate]
