@@ -102,7 +102,11 @@ def _console(stream: TextIO) -> list[Processor]:
         _add_request_id,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.dev.ConsoleRenderer(colors=stream.isatty()),
+        structlog.dev.ConsoleRenderer(
+            colors=stream.isatty(),
+            # rich would write out local variables, which takes seconds and shows secrets.
+            exception_formatter=structlog.dev.plain_traceback,
+        ),
         _encoded,
     ]
 

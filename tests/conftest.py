@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 import asyncpg
 import pytest
 import pytest_asyncio
+import structlog
 
 from gateway.storage.database import DatabaseSettings
 from gateway.storage.embedded import EmbeddedPostgres
@@ -15,6 +16,16 @@ from tests.running import Agent, Gateway, run_agent, run_gateway
 
 # A crash of the machine may lose what a test wrote; a crash of a process may not.
 SERVER_SETTINGS = {"fsync": "off", "max_connections": "300", "max_wal_size": "4GB"}
+
+# rich, which the demo needs, writes out the local variables of a trace: that takes seconds.
+structlog.configure(
+    processors=[
+        *structlog.get_config()["processors"][:-1],
+        structlog.dev.ConsoleRenderer(
+            colors=False, exception_formatter=structlog.dev.plain_traceback
+        ),
+    ]
+)
 
 _numbers = itertools.count(1)
 

@@ -192,7 +192,7 @@ def test_nobody_notices_that_old_rows_were_pruned(
         finally:
             runner.run(close())
     # Otherwise the machine has proven nothing.
-    assert pruned > 100
+    assert pruned > 20
 
 
 async def pruned_count(connection: asyncpg.Connection) -> int:
