@@ -133,6 +133,8 @@ async def test_every_period_has_its_refusals(gateway: Gateway, agent: Agent) -> 
 
 
 async def test_gauges_show_the_database_the_loop_and_the_version(gateway: Gateway) -> None:
+    # Serving begins with the first of them.
+    await until(lambda: gateway.services.gate.open_count == gateway.services.gate.size)
     families = await scrape(gateway)
     assert families[0].name == "gateway_breaker_open"  # the one to alert on
     assert values(families, "gateway_build_info") == {(__version__,): 1}
