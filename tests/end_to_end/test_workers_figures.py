@@ -137,10 +137,10 @@ async def test_pages_header_counts_the_unchecked_calls_of_all_workers(
             unchecked = 0
             while len(read_interruptions(folder)) < 2:
                 unchecked += await unchecked_calls(client, gateway)
-        await until(lambda: page_shows(client, gateway, unchecked))
+        await until(lambda: page_shows(client, gateway, unchecked), 40)
         workers[0].kill()
         await until(lambda: not has_files(folder, workers[0]))
-        await until(lambda: page_shows(client, gateway, unchecked))
+        await until(lambda: page_shows(client, gateway, unchecked), 40)
 
 
 def has_checked(folder: Path, worker: psutil.Process) -> bool:

@@ -13,7 +13,7 @@ from gateway.storage.database import DatabaseSettings
 from gateway.storage.embedded import EmbeddedPostgres
 from gateway.storage.migrations import migrate
 from gateway.web.exposition import LEDGER_TIMEOUT_S, READ_TIMEOUT_S
-from tests.running import Gateway, run_gateway
+from tests.running import Gateway, run_gateway, until
 from tests.storage.servers import signal_all
 
 # Of a machine that is busy; queries are given up after 30 s here, and nothing else bounds them.
@@ -54,6 +54,8 @@ async def test_stopped_database_delays_neither_metrics_nor_readiness(
 ) -> None:
     gateway = await stack.enter_async_context(run_gateway(server.dsn, PATIENT))
     assert "gateway_ledger_rows" in await names(gateway)
+    # Serving begins with the first connection for checks.
+    await until(lambda: gateway.services.gate.idle_count == gateway.services.gate.size)
     wait_as_operators_do(gateway)
     signal_all(server, signal.SIGSTOP)
     try:
