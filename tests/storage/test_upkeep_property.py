@@ -31,7 +31,9 @@ from gateway.storage.workspace_key import WorkspaceKeys
 from tests.storage.rows import Row, add_workspace
 from tests.storage.test_budgets_property import room_at, spend_at
 
-BOUNDED = settings(max_examples=30, stateful_step_count=25, deadline=None, derandomize=True)
+# What hypothesis tries depends on which modules are imported, even so: 30 examples once pruned 78
+# rows, where over 100 are wanted.
+BOUNDED = settings(max_examples=50, stateful_step_count=25, deadline=None, derandomize=True)
 # As short as it may be; batches of two rows, so that pruning is interrupted everywhere.
 RETENTION = RETENTION_MIN + timedelta(days=1)
 ROWS_PER_BATCH = 2
@@ -192,7 +194,7 @@ def test_nobody_notices_that_old_rows_were_pruned(
         finally:
             runner.run(close())
     # Otherwise the machine has proven nothing.
-    assert pruned > 20
+    assert pruned > 100
 
 
 async def pruned_count(connection: asyncpg.Connection) -> int:
